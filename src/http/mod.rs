@@ -1,0 +1,5 @@
+//! The HTTP edge.
+
+pub mod digest;
+pub mod multipart;
+pub mod range;

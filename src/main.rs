@@ -1,0 +1,3 @@
+//! The binary: parse the command line, run the command.
+
+fn main() {}
