@@ -1,3 +1,12 @@
-//! Words of the product: pure values, no I/O, no async.
+//! Words of the product: pure values and rules, no I/O, no async. Every other room speaks in these.
 
+pub mod digest;
 pub mod media;
+pub mod merge;
+pub mod names;
+pub mod page;
+pub mod recording;
+
+pub use digest::ContentDigest;
+pub use names::{Filename, NameError, NameStem, ObjectKey, RecordingType, SessionId};
+pub use recording::{Durability, Recording, StoreKind, StoreSet};

@@ -1,0 +1,162 @@
+//! One listing out of three memories: what the catalogue knows, what the bucket holds, what the local disk holds.
+//! Data in, data out; sorting, de-duplication and hiding of deleted names happen here and nowhere else.
+//!
+//! Rules:
+//! - a deleted name is never shown, whoever still lists it;
+//! - one name is one row, with the stores that really hold it; with a row in the catalogue a copy counts only if it
+//!   has the row's size (a short object in the bucket is no copy);
+//! - a store that could not be asked is believed to hold what the catalogue says it holds;
+//! - a row whose bytes no store has is shown as missing, not dropped: a listing that hides a loss is a lie.
+
+use std::collections::{BTreeMap, HashSet};
+
+use time::OffsetDateTime;
+
+use super::page::Position;
+use super::{ContentDigest, Durability, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
+
+/// What a store says about one object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredObject {
+    /// Its name.
+    pub key: ObjectKey,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// When it was written there.
+    pub modified_at: OffsetDateTime,
+    /// Media type as the store knows it.
+    pub content_type: Option<String>,
+    /// The store's own entity tag, quoted; no content hash in general.
+    pub etag: Option<String>,
+    /// SHA-256 that the gateway left with the object.
+    pub sha256: Option<ContentDigest>,
+    /// Client's file name that the gateway left with the object.
+    pub original_filename: Option<String>,
+    /// Upload id that the gateway left with the object.
+    pub upload_id: Option<String>,
+}
+
+/// Names that were deleted.
+#[derive(Clone, Default, Debug)]
+pub struct Deleted {
+    /// Single recordings.
+    pub keys: HashSet<ObjectKey>,
+    /// Whole sessions whose cloud objects could not all be named yet: what the catalogue does not know is hidden.
+    pub sessions: HashSet<SessionId>,
+}
+
+/// Everything known about one session, or about all of them.
+#[derive(Clone, Default, Debug)]
+pub struct Sources {
+    /// Rows of the catalogue.
+    pub recordings: Vec<Recording>,
+    /// Tombstones.
+    pub deleted: Deleted,
+    /// Objects in the bucket; `None` if it could not be asked.
+    pub supabase: Option<Vec<StoredObject>>,
+    /// Files on the local disk.
+    pub local: Vec<StoredObject>,
+}
+
+/// One row of the merged listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// The recording, its `stores` as found.
+    pub recording: Recording,
+    /// No store has its bytes.
+    pub missing: bool,
+}
+
+impl Listed {
+    /// Where the row stands in the list.
+    pub fn position(&self) -> Position {
+        Position {
+            time_us: (self.recording.uploaded_at.unix_timestamp_nanos() / 1000) as i64,
+            name: self.recording.key.to_string(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    row: Option<Recording>,
+    supabase: Option<StoredObject>,
+    local: Option<StoredObject>,
+}
+
+/// Merges; newest first, equal times by name descending.
+pub fn merge(sources: Sources) -> Vec<Listed> {
+    let cloud_asked = sources.supabase.is_some();
+    let mut found: BTreeMap<ObjectKey, Found> = BTreeMap::new();
+    for row in sources.recordings {
+        let entry = found.entry(row.key.clone()).or_default();
+        entry.row = Some(row);
+    }
+    for object in sources.supabase.into_iter().flatten() {
+        let entry = found.entry(object.key.clone()).or_default();
+        entry.supabase = Some(object);
+    }
+    for object in sources.local {
+        let entry = found.entry(object.key.clone()).or_default();
+        entry.local = Some(object);
+    }
+    let deleted = sources.deleted;
+    let mut rows: Vec<Listed> = found
+        .into_iter()
+        .filter(|(key, found)| {
+            !deleted.keys.contains(key) && (found.row.is_some() || !deleted.sessions.contains(&key.session))
+        })
+        .map(|(_, found)| match found.row {
+            Some(row) => known(row, found.supabase, found.local, cloud_asked),
+            None => unknown(found.supabase, found.local),
+        })
+        .collect();
+    rows.sort_by_cached_key(|row| std::cmp::Reverse(row.position()));
+    rows
+}
+
+fn known(
+    mut row: Recording,
+    supabase: Option<StoredObject>,
+    local: Option<StoredObject>,
+    cloud_asked: bool,
+) -> Listed {
+    let is_copy = |object: &Option<StoredObject>| object.as_ref().is_some_and(|o| o.size_bytes == row.size_bytes);
+    let stores = StoreSet {
+        supabase: if cloud_asked { is_copy(&supabase) } else { row.stores.supabase },
+        local: is_copy(&local),
+    };
+    let missing = stores.is_empty();
+    if !missing {
+        row.stores = stores;
+    }
+    Listed { recording: row, missing }
+}
+
+/// A file or object that came in past the gateway. Copies of different sizes are not one recording: the bucket's is
+/// shown, since that is the one public URLs lead to.
+fn unknown(supabase: Option<StoredObject>, local: Option<StoredObject>) -> Listed {
+    let both = matches!((&supabase, &local), (Some(s), Some(l)) if s.size_bytes == l.size_bytes);
+    let (kind, object) = match (supabase, local) {
+        (Some(object), _) => (StoreKind::Supabase, object),
+        (None, Some(object)) => (StoreKind::Local, object),
+        (None, None) => unreachable!("an entry is made by a row or an object"),
+    };
+    let recording = Recording {
+        key: object.key,
+        size_bytes: object.size_bytes,
+        sha256: object.sha256,
+        content_type: object.content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
+        original_filename: object.original_filename,
+        durability: if kind == StoreKind::Supabase { Durability::Cloud } else { Durability::Local },
+        stores: if both { StoreSet { supabase: true, local: true } } else { StoreSet::only(kind) },
+        uploaded_at: super::recording::to_microseconds(object.modified_at),
+        parked_reason: None,
+        upload_id: object.upload_id.unwrap_or_default(),
+    };
+    Listed { recording, missing: false }
+}
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;

@@ -1,0 +1,109 @@
+//! Blocks of memory that bytes are gathered in, drawn from one pool for the whole program and given back when the
+//! last holder drops them. Blocks are large while few uploads run and small while many do, so that the sum stays
+//! bounded; memory is touched once and then reused, never allocated per chunk.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Block sizes in bytes, with the number of uploads up to which each is used.
+const CLASSES: [(usize, usize); 4] = [(1 << 20, 4), (256 << 10, 80), (64 << 10, 400), (16 << 10, usize::MAX)];
+/// Free memory the pool keeps at most per class, in bytes.
+const KEEP_BYTES: usize = 16 << 20;
+
+/// The pool; clones share it.
+#[derive(Clone, Default)]
+pub struct BlockPool {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    free: [Mutex<Vec<Box<[u8]>>>; CLASSES.len()],
+    uploads: AtomicUsize,
+}
+
+impl BlockPool {
+    /// A block of the size that suits the number of uploads under way.
+    pub fn take(&self) -> Block {
+        let uploads = self.inner.uploads.load(Ordering::Relaxed);
+        let class = CLASSES.iter().position(|(_, most)| uploads <= *most).unwrap_or(CLASSES.len() - 1);
+        self.take_class(class)
+    }
+
+    /// A block for reading from disk into a network: 256 KiB, or less while many uploads run.
+    pub fn take_for_reading(&self) -> Block {
+        let uploads = self.inner.uploads.load(Ordering::Relaxed);
+        let class = CLASSES.iter().position(|(_, most)| uploads <= *most).unwrap_or(CLASSES.len() - 1);
+        self.take_class(class.max(1))
+    }
+
+    fn take_class(&self, class: usize) -> Block {
+        let free = self.inner.free[class].lock().unwrap_or_else(|e| e.into_inner()).pop();
+        let bytes = free.unwrap_or_else(|| vec![0; CLASSES[class].0].into_boxed_slice());
+        Block { bytes, filled: 0, class, pool: self.inner.clone() }
+    }
+
+    /// Counts an upload for as long as the returned value lives.
+    pub(crate) fn enter(&self) -> Entered {
+        self.inner.uploads.fetch_add(1, Ordering::Relaxed);
+        Entered(self.inner.clone())
+    }
+}
+
+/// One counted upload.
+pub(crate) struct Entered(Arc<Inner>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.uploads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A fixed piece of memory, filled from its start.
+pub struct Block {
+    bytes: Box<[u8]>,
+    filled: usize,
+    class: usize,
+    pool: Arc<Inner>,
+}
+
+impl Block {
+    /// Copies as much of `bytes` as there is room for and returns how much that was.
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min(self.bytes.len() - self.filled);
+        self.bytes[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+        self.filled += n;
+        n
+    }
+
+    /// Fills it from its start by `read`, at most `limit` bytes; keeps what `read` says it got.
+    pub fn fill_with<E>(
+        &mut self,
+        limit: u64,
+        read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let room = usize::try_from(limit).unwrap_or(usize::MAX).min(self.bytes.len());
+        self.filled = read(&mut self.bytes[..room])?;
+        Ok(self.filled)
+    }
+
+    /// Whether there is no room left.
+    pub fn is_full(&self) -> bool {
+        self.filled == self.bytes.len()
+    }
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let mut free = self.pool.free[self.class].lock().unwrap_or_else(|e| e.into_inner());
+        if (free.len() + 1) * CLASSES[self.class].0 <= KEEP_BYTES {
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}

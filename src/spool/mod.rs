@@ -1,0 +1,146 @@
+//! The spool: where bytes live while they are being received. A client's bytes are written here once, in large
+//! blocks, hashed on the way; whoever sends them to the cloud *follows* the growing file and may start again from its
+//! beginning. A finished spool file becomes a local recording by a rename, so it shares the local store's file system.
+//!
+//! Nothing here knows sessions, stores or HTTP.
+//!
+//! Invariants: a spool file that is not handed over is removed when its last holder goes; a follower never sees a
+//! byte that was not written, and never mistakes an abandoned file for a finished one.
+
+mod block;
+mod reader;
+mod writer;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempPath;
+use tokio::sync::{Semaphore, watch};
+
+pub use block::{Block, BlockPool};
+pub use reader::{Follower, SpoolReader, read_blocks};
+pub use writer::{SpoolWriter, Spooled};
+
+/// What went wrong with the spool. The upload it belonged to is over; its file is removed with its last holder.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The disk has no room (ENOSPC, EDQUOT) or the file may not grow further (EFBIG).
+    #[error("the disk that holds the spool is full")]
+    Full(#[source] io::Error),
+    /// Any other failure of the file system.
+    #[error("the spool cannot be used")]
+    Io(#[source] io::Error),
+    /// The writer went away before the clean end.
+    #[error("the upload was abandoned before its end")]
+    Abandoned,
+}
+
+impl From<io::Error> for SpoolError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match error.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => Self::Full(error),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// How far a spool file is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Progress {
+    /// Bytes that can be read.
+    pub(crate) written: u64,
+    pub(crate) end: End,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// More bytes may come.
+    Growing,
+    /// The clean end: `written` is the size.
+    Complete,
+    /// There will be no more, and what is there is no recording.
+    Abandoned,
+}
+
+/// One spool file, shared by its writer and its followers.
+pub(crate) struct Shared {
+    pub(crate) file: File,
+    /// Removes the file when the last holder goes, unless it was taken for the hand-over.
+    pub(crate) path: Mutex<Option<TempPath>>,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) blocks: BlockPool,
+}
+
+/// The spool directory with its shared budget of blocks and disk work.
+#[derive(Clone)]
+pub struct Spool {
+    dir: PathBuf,
+    blocks: BlockPool,
+    /// How many hash and write jobs run at once in the whole program: with a thread per upload, sixty-four uploads
+    /// are slower than with a few.
+    gate: Arc<Semaphore>,
+}
+
+impl Spool {
+    /// Opens the directory, making it if needed, and removes what a crash left: form uploads that had no clean end
+    /// were never answered. Returns how many files were removed. Blocking.
+    pub fn open(dir: PathBuf) -> io::Result<(Self, usize)> {
+        std::fs::create_dir_all(&dir)?;
+        let mut swept = 0;
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::remove_file(entry.path())?;
+                swept += 1;
+            }
+        }
+        let jobs = std::thread::available_parallelism().map_or(2, usize::from) * 4;
+        Ok((Self { dir, blocks: BlockPool::default(), gate: Arc::new(Semaphore::new(jobs)) }, swept))
+    }
+
+    /// Starts a new spool file. Blocking only for the creation of an empty file.
+    pub fn create(&self) -> Result<SpoolWriter, SpoolError> {
+        let (file, path) = self.new_file()?;
+        let progress = watch::Sender::new(Progress { written: 0, end: End::Growing });
+        let shared = Shared { file, path: Mutex::new(Some(path)), progress, blocks: self.blocks.clone() };
+        Ok(SpoolWriter::new(Arc::new(shared), self.gate.clone()))
+    }
+
+    fn new_file(&self) -> io::Result<(File, TempPath)> {
+        let named = tempfile::Builder::new()
+            .prefix("form-")
+            .permissions(std::fs::Permissions::from_mode(0o644))
+            .tempfile_in(&self.dir)?;
+        Ok(named.into_parts())
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The budget of blocks, for others that move bytes between disk and network.
+    pub fn blocks(&self) -> &BlockPool {
+        &self.blocks
+    }
+
+    /// Writes and syncs a small file, to know that the directory takes bytes. Blocking.
+    pub fn probe(&self) -> io::Result<()> {
+        let (file, path) = self.new_file()?;
+        file.write_all_at(b"probe", 0)?;
+        file.sync_all()?;
+        path.close()
+    }
+}
+
+/// Makes a directory's entries (new, renamed, removed names) durable. Blocking.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    OpenOptions::new().read(true).open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! The reading ends of a spool file: followers that wait for the writer and may start again from the beginning, and
+//! the hand-over of a finished file to the local store. Also reads finished files the same way.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt, unfold};
+use tempfile::TempPath;
+use tokio::sync::watch;
+
+use super::{BlockPool, End, Progress, Shared, SpoolError};
+
+/// Bytes on disk that are growing or finished. Clones share the file.
+#[derive(Clone)]
+pub struct SpoolReader {
+    shared: Arc<Shared>,
+}
+
+impl SpoolReader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// A finished file of `size_bytes` that is not the spool's own: it is read, never removed.
+    pub fn of_file(file: File, size_bytes: u64, blocks: BlockPool) -> Self {
+        let progress = watch::Sender::new(Progress { written: size_bytes, end: End::Complete });
+        Self::new(Arc::new(Shared { file, path: Mutex::new(None), progress, blocks }))
+    }
+
+    /// Bytes that can be read now.
+    pub fn written_bytes(&self) -> u64 {
+        self.shared.progress.borrow().written
+    }
+
+    /// The size, once the writer reached the clean end.
+    pub fn complete_size(&self) -> Option<u64> {
+        let progress = *self.shared.progress.borrow();
+        (progress.end == End::Complete).then_some(progress.written)
+    }
+
+    /// Waits for the clean end and returns the size.
+    ///
+    /// # Errors
+    /// [`SpoolError::Abandoned`] if the upload ended any other way.
+    pub async fn completed(&self) -> Result<u64, SpoolError> {
+        let mut progress = self.shared.progress.subscribe();
+        let done = *progress.wait_for(|p| p.end != End::Growing).await.map_err(|_| SpoolError::Abandoned)?;
+        if done.end == End::Complete { Ok(done.written) } else { Err(SpoolError::Abandoned) }
+    }
+
+    /// Whether the writer gave up.
+    pub fn is_abandoned(&self) -> bool {
+        self.shared.progress.borrow().end == End::Abandoned
+    }
+
+    /// A stream of all bytes from the first one, waiting for the writer where it is ahead of it.
+    pub fn follow(&self) -> Follower {
+        let position = Arc::new(AtomicU64::new(0));
+        let state = Following {
+            shared: self.shared.clone(),
+            progress: self.shared.progress.subscribe(),
+            position: position.clone(),
+        };
+        Follower { bytes: unfold(state, Following::next).boxed(), position, reader: self.clone() }
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        &self.shared.file
+    }
+
+    /// Takes the name of the spool file away, so that it can be renamed into place. `None` if it was taken before
+    /// or the file is not the spool's own. Whoever takes it removes the file by dropping it.
+    pub fn take_path(&self) -> Option<TempPath> {
+        self.shared.path.lock().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
+    /// Gives a name back that could not be used, so that the file is removed with its last holder.
+    pub fn return_path(&self, path: TempPath) {
+        *self.shared.path.lock().unwrap_or_else(|e| e.into_inner()) = Some(path);
+    }
+}
+
+/// One pass over the bytes.
+pub struct Follower {
+    /// The bytes, in blocks. Ends after the clean end only; any other end is an error item.
+    pub bytes: BoxStream<'static, Result<Bytes, SpoolError>>,
+    position: Arc<AtomicU64>,
+    reader: SpoolReader,
+}
+
+impl Follower {
+    /// How far this pass is, for whoever watches whether it moves while the stream itself is given away.
+    pub fn watch(&self) -> FollowerWatch {
+        FollowerWatch { position: self.position.clone(), reader: self.reader.clone() }
+    }
+}
+
+/// Tells how far a [`Follower`] is.
+#[derive(Clone)]
+pub struct FollowerWatch {
+    position: Arc<AtomicU64>,
+    reader: SpoolReader,
+}
+
+impl FollowerWatch {
+    /// Bytes handed on so far.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    /// Whether the follower has caught up with a writer that is still going: it waits for the client, not for the
+    /// network.
+    pub fn waits_for_writer(&self) -> bool {
+        self.reader.complete_size().is_none() && self.position() == self.reader.written_bytes()
+    }
+}
+
+struct Following {
+    shared: Arc<Shared>,
+    progress: watch::Receiver<Progress>,
+    position: Arc<AtomicU64>,
+}
+
+impl Following {
+    async fn next(mut self) -> Option<(Result<Bytes, SpoolError>, Self)> {
+        let at = self.position.load(Ordering::Relaxed);
+        let seen = self.progress.wait_for(|p| p.written > at || p.end != End::Growing).await;
+        let progress = seen.map_or(Progress { written: 0, end: End::Abandoned }, |p| *p);
+        if progress.end == End::Abandoned {
+            return Some((Err(SpoolError::Abandoned), self));
+        }
+        if progress.written == at {
+            return None;
+        }
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || read_block(&shared.file, &shared.blocks, at, progress.written));
+        let read = read.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        if let Ok(bytes) = &read {
+            self.position.store(at + bytes.len() as u64, Ordering::Relaxed);
+        }
+        Some((read.map_err(SpoolError::from), self))
+    }
+}
+
+fn read_block(file: &File, blocks: &BlockPool, at: u64, end: u64) -> io::Result<Bytes> {
+    let mut block = blocks.take_for_reading();
+    if block.fill_with(end - at, |buffer| file.read_at(buffer, at))? == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was"));
+    }
+    Ok(Bytes::from_owner(block))
+}
+
+/// Streams the bytes `start..end` of a finished file in blocks.
+pub fn read_blocks(file: File, start: u64, end: u64, blocks: BlockPool) -> BoxStream<'static, io::Result<Bytes>> {
+    let file = Arc::new(file);
+    unfold(start, move |at| {
+        let (file, blocks) = (file.clone(), blocks.clone());
+        async move {
+            if at >= end {
+                return None;
+            }
+            let read = tokio::task::spawn_blocking(move || read_block(&file, &blocks, at, end)).await;
+            let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+            let next = read.as_ref().map_or(end, |bytes| at + bytes.len() as u64);
+            Some((read, next))
+        }
+    })
+    .boxed()
+}

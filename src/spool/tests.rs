@@ -1,0 +1,101 @@
+//! The spool: what goes in comes out, once, whole, or not at all.
+
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+
+use super::*;
+
+fn spool() -> (tempfile::TempDir, Spool) {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = Spool::open(dir.path().join(".spool")).unwrap();
+    (dir, spool)
+}
+
+fn files(spool: &Spool) -> usize {
+    std::fs::read_dir(spool.dir()).unwrap().count()
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + i / 251) as u8).collect()
+}
+
+async fn collect(follower: Follower) -> Result<Vec<u8>, SpoolError> {
+    let mut all = Vec::new();
+    let mut bytes = follower.bytes;
+    while let Some(chunk) = bytes.next().await {
+        all.extend_from_slice(&chunk?);
+    }
+    Ok(all)
+}
+
+#[tokio::test]
+async fn frames_of_any_size_arrive_whole_and_hashed() {
+    let (_dir, spool) = spool();
+    for frame in [1usize, 1000, 16 << 10, 500_000, 3 << 20] {
+        let data = pattern(if frame == 1 { 100_000 } else { 5_300_001 });
+        let mut writer = spool.create().unwrap();
+        let early = tokio::spawn(collect(writer.reader().follow()));
+        for piece in data.chunks(frame) {
+            writer.push(piece).await.unwrap();
+        }
+        let done = writer.finish().await.unwrap();
+        assert_eq!(done.size_bytes, data.len() as u64);
+        assert_eq!(done.sha256.as_bytes()[..], Sha256::digest(&data)[..]);
+        assert_eq!(early.await.unwrap().unwrap(), data, "a follower from the start");
+        assert_eq!(collect(done.reader.follow()).await.unwrap(), data, "and one that starts again from 0");
+        drop(done);
+        assert_eq!(files(&spool), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_upload_is_complete_too() {
+    let (_dir, spool) = spool();
+    let writer = spool.create().unwrap();
+    let reader = writer.reader();
+    let done = writer.finish().await.unwrap();
+    assert_eq!(done.size_bytes, 0);
+    assert_eq!(collect(reader.follow()).await.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn an_abandoned_upload_is_an_error_for_followers_and_leaves_no_file() {
+    let (_dir, spool) = spool();
+    let mut writer = spool.create().unwrap();
+    let reader = writer.reader();
+    let follower = tokio::spawn(collect(reader.follow()));
+    writer.push(&pattern(2_500_000)).await.unwrap();
+    drop(writer);
+    assert!(matches!(follower.await.unwrap(), Err(SpoolError::Abandoned)));
+    assert!(matches!(reader.completed().await, Err(SpoolError::Abandoned)));
+    drop(reader);
+    assert_eq!(files(&spool), 0);
+}
+
+#[tokio::test]
+async fn leftovers_of_a_crash_are_swept_at_start() {
+    let (_dir, spool) = spool();
+    std::fs::write(spool.dir().join("form-left"), b"half").unwrap();
+    let (_, swept) = Spool::open(spool.dir().to_owned()).unwrap();
+    assert_eq!(swept, 1);
+    assert_eq!(files(&spool), 0);
+}
+
+#[tokio::test]
+async fn blocks_shrink_when_many_upload() {
+    let (_dir, spool) = spool();
+    let block = |spool: &Spool| spool.blocks().take().fill(&vec![0; 4 << 20]);
+    assert_eq!(block(&spool), 1 << 20);
+    let many: Vec<_> = (0..100).map(|_| spool.create().unwrap()).collect();
+    assert_eq!(block(&spool), 64 << 10);
+    drop(many);
+    assert_eq!(block(&spool), 1 << 20);
+}
+
+#[test]
+fn a_full_disk_has_its_own_name() {
+    for code in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT, rustix::io::Errno::FBIG] {
+        assert!(matches!(SpoolError::from(io::Error::from(code)), SpoolError::Full(_)), "{code}");
+    }
+    assert!(matches!(SpoolError::from(io::Error::from(rustix::io::Errno::IO)), SpoolError::Io(_)));
+}

@@ -1,0 +1,212 @@
+//! The writing end of a spool file. Frames of any size are gathered into blocks; each full block is hashed and
+//! written by two jobs at the same time while the next block fills. Work per frame is one copy.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use rustix::fs::{Advice, fadvise};
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::block::{Block, Entered};
+use super::reader::SpoolReader;
+use super::{End, Progress, Shared, SpoolError};
+use crate::domain::ContentDigest;
+
+/// Page-cache writes larger than this are slower on common file systems.
+const WRITE_BYTES: usize = 128 << 10;
+/// Write-back is started each time this much was written, so that the final fsync is short.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
+
+/// Receives one upload's bytes. Dropping it before [`SpoolWriter::finish`] abandons the upload: followers are told,
+/// the file is removed.
+pub struct SpoolWriter {
+    shared: Arc<Shared>,
+    gate: Arc<Semaphore>,
+    block: Option<Block>,
+    /// Bytes handed to the lanes so far.
+    dispatched: u64,
+    hash: Lane<Sha256>,
+    write: Lane<WriteState>,
+    /// Set by `finish`; otherwise the drop abandons.
+    finished: bool,
+    _entered: Entered,
+}
+
+/// A finished upload: all bytes are in the file (not yet synced), with their digest.
+pub struct Spooled {
+    /// The file, complete.
+    pub reader: SpoolReader,
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// SHA-256 of the bytes.
+    pub sha256: ContentDigest,
+}
+
+struct WriteState {
+    shared: Arc<Shared>,
+    offset: u64,
+    written_back: u64,
+}
+
+impl SpoolWriter {
+    pub(super) fn new(shared: Arc<Shared>, gate: Arc<Semaphore>) -> Self {
+        Self {
+            gate,
+            block: None,
+            dispatched: 0,
+            hash: Lane::new(Sha256::new()),
+            write: Lane::new(WriteState { shared: shared.clone(), offset: 0, written_back: 0 }),
+            finished: false,
+            _entered: shared.blocks.enter(),
+            shared,
+        }
+    }
+
+    /// Takes the next bytes. Safe to drop at any await: the upload is then over, since bytes may be missing.
+    ///
+    /// # Errors
+    /// A failed write of an earlier block shows here or in `finish`; the upload cannot go on.
+    pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), SpoolError> {
+        while !bytes.is_empty() {
+            let block = self.block.get_or_insert_with(|| self.shared.blocks.take());
+            bytes = &bytes[block.fill(bytes)..];
+            if block.is_full() {
+                self.dispatch().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The reading end; may be taken at any time.
+    pub fn reader(&self) -> SpoolReader {
+        SpoolReader::new(self.shared.clone())
+    }
+
+    /// Bytes that followers can have already or very soon.
+    pub fn dispatched_bytes(&self) -> u64 {
+        self.dispatched
+    }
+
+    /// The clean end. Returns when every byte is written and hashed.
+    pub async fn finish(mut self) -> Result<Spooled, SpoolError> {
+        if self.block.is_some() {
+            self.dispatch().await?;
+        }
+        let size_bytes = self.write.idle().await?.offset;
+        let digest: [u8; 32] = self.hash.take().await?.finalize().into();
+        self.finished = true;
+        self.shared.progress.send_replace(Progress { written: size_bytes, end: End::Complete });
+        Ok(Spooled { reader: self.reader(), size_bytes, sha256: ContentDigest::from_bytes(digest) })
+    }
+
+    async fn dispatch(&mut self) -> Result<(), SpoolError> {
+        let Some(block) = self.block.take() else { return Ok(()) };
+        self.dispatched += block.as_ref().len() as u64;
+        let block = Arc::new(block);
+        let to_write = block.clone();
+        self.write.run(&self.gate, move |state| state.write(to_write.as_ref().as_ref())).await?;
+        self.hash
+            .run(&self.gate, move |hasher| {
+                hasher.update(block.as_ref().as_ref());
+                Ok(())
+            })
+            .await
+    }
+}
+
+impl Drop for SpoolWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.shared.progress.send_modify(|progress| progress.end = End::Abandoned);
+        }
+    }
+}
+
+impl WriteState {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(WRITE_BYTES) {
+            self.shared.file.write_all_at(piece, self.offset)?;
+            self.offset += piece.len() as u64;
+        }
+        self.shared.progress.send_modify(|progress| progress.written = self.offset);
+        if self.offset - self.written_back >= WRITE_BACK_BYTES {
+            // Linux starts writing the range's dirty pages at this advice and drops only pages that are clean, which
+            // these are not yet. It is a hint: what it answers changes nothing.
+            let length = std::num::NonZeroU64::new(self.offset - self.written_back);
+            let _ = fadvise(&self.shared.file, self.written_back, length, Advice::DontNeed);
+            self.written_back = self.offset;
+        }
+        Ok(())
+    }
+}
+
+/// A state that jobs on the blocking pool change one after the other.
+struct Lane<T> {
+    at: At<T>,
+}
+
+enum At<T> {
+    Idle(T),
+    Busy(JoinHandle<io::Result<T>>),
+    /// A job failed or panicked: the state is gone.
+    Lost,
+}
+
+impl<T: Send + 'static> Lane<T> {
+    fn new(state: T) -> Self {
+        Self { at: At::Idle(state) }
+    }
+
+    /// Waits until the running job, if any, is done.
+    async fn idle(&mut self) -> Result<&mut T, SpoolError> {
+        if let At::Busy(job) = &mut self.at {
+            let done = poll_job(Pin::new(job)).await;
+            self.at = At::Lost;
+            self.at = At::Idle(done?);
+        }
+        match &mut self.at {
+            At::Idle(state) => Ok(state),
+            _ => Err(SpoolError::Abandoned),
+        }
+    }
+
+    async fn take(&mut self) -> Result<T, SpoolError> {
+        self.idle().await?;
+        match std::mem::replace(&mut self.at, At::Lost) {
+            At::Idle(state) => Ok(state),
+            _ => Err(SpoolError::Abandoned),
+        }
+    }
+
+    /// Starts `job` as soon as the one before it is done and the gate lets it in.
+    async fn run(
+        &mut self,
+        gate: &Arc<Semaphore>,
+        job: impl FnOnce(&mut T) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), SpoolError> {
+        self.idle().await?;
+        let permit = gate.clone().acquire_owned().await.expect("the gate is never closed");
+        let mut state = self.take().await?;
+        self.at = At::Busy(tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            job(&mut state)?;
+            Ok(state)
+        }));
+        Ok(())
+    }
+}
+
+async fn poll_job<T>(job: Pin<&mut JoinHandle<io::Result<T>>>) -> Result<T, SpoolError>
+where
+    JoinHandle<io::Result<T>>: Future<Output = Result<io::Result<T>, tokio::task::JoinError>>,
+{
+    match job.await {
+        Ok(done) => done.map_err(SpoolError::from),
+        Err(_) => Err(SpoolError::Abandoned),
+    }
+}
