@@ -21,7 +21,7 @@ use tempfile::TempPath;
 use tokio::sync::{Semaphore, watch};
 
 pub use block::{Block, BlockPool};
-pub use reader::{Follower, SpoolReader, read_blocks};
+pub use reader::{Follower, FollowerWatch, SpoolReader, read_blocks};
 pub use writer::{SpoolWriter, Spooled};
 
 /// What went wrong with the spool. The upload it belonged to is over; its file is removed with its last holder.

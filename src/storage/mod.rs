@@ -1,1 +1,121 @@
-//! x
+//! Stores: places for objects under `session_id/filename`. The trait says what every store promises; each adapter
+//! keeps that promise with its own means, and one conformance suite asks all of them the same questions.
+//!
+//! Which store is tried first and what happens when it fails is decided in [`tiered`] alone.
+
+pub mod breaker;
+mod error;
+pub use error::chain;
+pub mod local;
+pub mod memory;
+//mod push;
+pub mod supabase;
+//pub mod tiered;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+pub use error::{Kind, Outcome, Retry, StorageError};
+
+use crate::domain::merge::StoredObject;
+use crate::domain::{ContentDigest, ObjectKey, SessionId, StoreKind};
+use crate::spool::SpoolReader;
+
+/// What travels with an object's bytes.
+#[derive(Clone, Debug)]
+pub struct ObjectMeta {
+    /// Media type without parameters.
+    pub content_type: String,
+    /// By which the gateway recognises its own object when it does not know how a `put` ended. Unique per upload.
+    pub upload_id: String,
+    /// SHA-256 of the bytes, where it is known before they are sent.
+    pub sha256: Option<ContentDigest>,
+    /// The client's file name.
+    pub original_filename: Option<String>,
+}
+
+/// What to list.
+#[derive(Clone, Debug)]
+pub enum ListScope {
+    /// Every recording in the store.
+    Everything,
+    /// One session's.
+    Session(SessionId),
+}
+
+/// An object opened for reading.
+pub struct OpenObject {
+    /// What it is. `size_bytes` is of the whole object, whatever part was asked for.
+    pub object: StoredObject,
+    /// The bytes asked for. An error item ends it: what came before is a prefix.
+    pub bytes: BoxStream<'static, std::io::Result<Bytes>>,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, Default)]
+pub struct Probe {
+    /// Whether anybody may read by URL.
+    pub public: bool,
+    /// Largest object it takes, in bytes.
+    pub max_object_bytes: Option<u64>,
+    /// Media types it takes (`type/subtype` or `type/*`); `None` for all.
+    pub allowed_types: Option<Vec<String>>,
+}
+
+/// A place for objects.
+///
+/// Every method may be dropped at any await; what then happened is unknown, as after [`Outcome::Unknown`].
+#[async_trait]
+pub trait ObjectStore: Send + Sync {
+    /// The make of the store.
+    fn kind(&self) -> StoreKind;
+
+    /// Stores the bytes of `source` under `key`, following it while it grows. `known_size` is the length if it is
+    /// known before the end; the source wins if they differ.
+    ///
+    /// The object appears whole or not at all. A key that is taken is not overwritten ([`Kind::AlreadyExists`]),
+    /// but a store may decide that by checking first and acting later: it is no lock.
+    ///
+    /// # Errors
+    /// [`StorageError::outcome`] says whether the object may be there nevertheless.
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        source: &SpoolReader,
+        known_size: Option<u64>,
+        meta: &ObjectMeta,
+    ) -> Result<(), StorageError>;
+
+    /// What is stored under `key`; `None` if nothing is.
+    async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError>;
+
+    /// Opens an object, whole or the bytes of `range` (which must lie within it); `None` if it is not there.
+    async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Option<OpenObject>, StorageError>;
+
+    /// All objects of the scope whose keys are recordings, in no particular order, to the last page.
+    async fn list(&self, scope: &ListScope) -> Result<Vec<StoredObject>, StorageError>;
+
+    /// Removes an object. `false` if there was none. On success it is gone for every later question.
+    async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError>;
+
+    /// Gives an object another name in its store. [`Kind::NotFound`] if there is none, [`Kind::AlreadyExists`] if
+    /// the new name is taken; the object then keeps the old one.
+    async fn rename(&self, from: &ObjectKey, to: &ObjectKey) -> Result<(), StorageError>;
+
+    /// Asks whether the store can be used and what it takes.
+    async fn probe(&self) -> Result<Probe, StorageError>;
+
+    /// Where anybody can read the object if the store is public; `None` if the store has no addresses.
+    fn public_url(&self, _key: &ObjectKey) -> Option<String> {
+        None
+    }
+
+    /// An address that works for `ttl` without credentials; `None` if the store has no addresses.
+    async fn signed_url(&self, _key: &ObjectKey, _ttl: Duration) -> Result<Option<String>, StorageError> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,191 @@
+//! A circuit breaker: after several failures in a row the primary is left alone for a while, so that a dead cloud
+//! does not cost every upload its patience. A pure state machine; the caller brings the time.
+//!
+//! Closed → (failures in a row, or one that names a lasting cause) → open for a pause → half-open: one caller at a
+//! time may try → closed on success, open again with twice the pause on failure.
+
+use std::time::{Duration, Instant};
+
+/// Longest pause between two tries.
+pub const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// Whether a request may be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Go ahead.
+    Go,
+    /// Go ahead: this is the one try after a pause.
+    Try,
+    /// Leave the store alone.
+    Refused,
+}
+
+/// The state as operators see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Requests pass.
+    Closed,
+    /// One request is trying.
+    HalfOpen,
+    /// Requests are refused.
+    Open,
+}
+
+/// The breaker.
+#[derive(Debug)]
+pub struct Breaker {
+    threshold: u32,
+    first_pause: Duration,
+    failures: u32,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    cause: String,
+    until: Instant,
+    pause: Duration,
+    /// When the running try began; it counts as failed if nobody reports within a pause.
+    trying_since: Option<Instant>,
+}
+
+impl Breaker {
+    /// Opens after `threshold` failures in a row, first for `first_pause`.
+    pub fn new(threshold: u32, first_pause: Duration) -> Self {
+        Self { threshold: threshold.max(1), first_pause, failures: 0, open: None }
+    }
+
+    /// May a request be made now? [`Admission::Try`] takes the one place there is.
+    pub fn admit(&mut self, now: Instant) -> Admission {
+        let Some(open) = &mut self.open else { return Admission::Go };
+        let abandoned = open.trying_since.is_some_and(|since| now >= since + open.pause.max(Duration::from_secs(60)));
+        if now < open.until || (open.trying_since.is_some() && !abandoned) {
+            return Admission::Refused;
+        }
+        open.trying_since = Some(now);
+        Admission::Try
+    }
+
+    /// A request succeeded. Returns whether that closed the breaker.
+    pub fn succeeded(&mut self) -> bool {
+        self.failures = 0;
+        self.open.take().is_some()
+    }
+
+    /// A request failed in a way that blames the store. `lasting` opens at once: wrong credentials do not get right
+    /// by asking again. Returns whether that opened the breaker.
+    pub fn failed(&mut self, now: Instant, cause: &str, lasting: bool) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        match &mut self.open {
+            Some(open) => {
+                if open.trying_since.take().is_some() {
+                    open.pause = (open.pause * 2).min(MAX_PAUSE);
+                    open.until = now + open.pause;
+                }
+                open.cause = cause.to_owned();
+                false
+            }
+            None if lasting || self.failures >= self.threshold => {
+                let pause = self.first_pause;
+                let until = now + pause;
+                self.open = Some(Open { cause: cause.to_owned(), until, pause, trying_since: None });
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The state at `now`.
+    pub fn state(&self, now: Instant) -> State {
+        match &self.open {
+            None => State::Closed,
+            Some(open) if open.trying_since.is_some() || now >= open.until => State::HalfOpen,
+            Some(_) => State::Open,
+        }
+    }
+
+    /// Why it is open.
+    pub fn cause(&self) -> Option<&str> {
+        self.open.as_ref().map(|open| open.cause.as_str())
+    }
+
+    /// How long until the next try is allowed.
+    pub fn retry_after(&self, now: Instant) -> Option<Duration> {
+        self.open.as_ref().map(|open| open.until.saturating_duration_since(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn opens_after_failures_in_a_row_only() {
+        let (mut breaker, t) = (Breaker::new(3, PAUSE), Instant::now());
+        for _ in 0..5 {
+            assert!(!breaker.failed(t, "500", false));
+            assert!(!breaker.failed(t, "500", false));
+            assert!(!breaker.succeeded());
+        }
+        breaker.failed(t, "500", false);
+        breaker.failed(t, "500", false);
+        assert!(breaker.failed(t, "500", false));
+        assert_eq!(breaker.admit(t), Admission::Refused);
+        assert_eq!(breaker.cause(), Some("500"));
+    }
+
+    #[test]
+    fn a_lasting_cause_opens_at_once() {
+        let (mut breaker, t) = (Breaker::new(3, PAUSE), Instant::now());
+        assert!(breaker.failed(t, "key rejected", true));
+        assert_eq!(breaker.state(t), State::Open);
+    }
+
+    #[test]
+    fn one_try_at_a_time_and_the_pause_doubles() {
+        let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
+        breaker.failed(t, "down", false);
+        let t = t + PAUSE;
+        assert_eq!(breaker.admit(t), Admission::Try);
+        assert_eq!(breaker.admit(t), Admission::Refused, "the place is taken");
+        breaker.failed(t, "still down", false);
+        assert_eq!(breaker.admit(t + PAUSE), Admission::Refused);
+        let t = t + 2 * PAUSE;
+        assert_eq!(breaker.admit(t), Admission::Try);
+        assert!(breaker.succeeded());
+        assert_eq!(breaker.admit(t), Admission::Go);
+        assert_eq!(breaker.state(t), State::Closed);
+    }
+
+    #[test]
+    fn late_failures_of_old_requests_do_not_prolong_the_pause() {
+        let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
+        breaker.failed(t, "down", false);
+        for second in 1..9 {
+            breaker.failed(t + Duration::from_secs(second), "down", false);
+        }
+        assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
+    }
+
+    #[test]
+    fn a_try_that_never_reports_gives_its_place_back() {
+        let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
+        breaker.failed(t, "down", false);
+        assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
+        assert_eq!(breaker.admit(t + PAUSE + Duration::from_secs(60)), Admission::Try);
+    }
+
+    #[test]
+    fn the_pause_is_bounded() {
+        let (mut breaker, mut t) = (Breaker::new(1, PAUSE), Instant::now());
+        breaker.failed(t, "down", false);
+        for _ in 0..20 {
+            t += MAX_PAUSE;
+            assert_eq!(breaker.admit(t), Admission::Try);
+            breaker.failed(t, "down", false);
+        }
+        assert_eq!(breaker.retry_after(t), Some(MAX_PAUSE));
+    }
+}

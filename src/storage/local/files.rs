@@ -1,0 +1,219 @@
+//! The file operations of the local store, all blocking. Every path is resolved by handle, one component at a time
+//! below the root and without following links, so nothing that appears between a check and an open leads outside.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+use time::OffsetDateTime;
+
+use crate::domain::merge::StoredObject;
+use crate::domain::{Filename, ObjectKey, SessionId, media};
+use crate::spool::{Spool, SpoolReader};
+
+const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// `NONBLOCK`: opening a pipe must not wait for its writer.
+const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+pub(super) struct Files {
+    root: PathBuf,
+    handle: OwnedFd,
+}
+
+impl Files {
+    pub(super) fn open(root: PathBuf) -> io::Result<Self> {
+        let handle = rustix::fs::open(&root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { root, handle })
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn session_dir(&self, session: &SessionId) -> io::Result<Option<OwnedFd>> {
+        absent_is_none(rustix::fs::openat(&self.handle, session.as_str(), DIR, Mode::empty()))
+    }
+
+    fn make_session_dir(&self, session: &SessionId) -> io::Result<OwnedFd> {
+        match rustix::fs::mkdirat(&self.handle, session.as_str(), Mode::from_raw_mode(0o755)) {
+            Ok(()) => rustix::fs::fsync(&self.handle)?,
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(rustix::fs::openat(&self.handle, session.as_str(), DIR, Mode::empty())?)
+    }
+
+    /// Opens a recording's file. Anything that is not a plain file of its own is not there.
+    pub(super) fn open_file(&self, key: &ObjectKey) -> io::Result<Option<(File, StoredObject)>> {
+        let Some(dir) = self.session_dir(&key.session)? else { return Ok(None) };
+        let Some(file) = absent_is_none(rustix::fs::openat(&dir, key.filename.as_str(), FILE, Mode::empty()))? else {
+            return Ok(None);
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        Ok(describe(key.clone(), &stat).map(|object| (File::from(file), object)))
+    }
+
+    /// Puts a complete source in place. The spool's own file is renamed; any other is copied first.
+    pub(super) fn store(&self, key: &ObjectKey, source: &SpoolReader, size: u64, spool: &Spool) -> io::Result<()> {
+        let Some(path) = source.take_path() else { return self.store_copy(key, source, size, spool) };
+        // After a failed fsync the kernel may forget what it could not write: the file is not trusted again, and
+        // the error goes up. Nothing was renamed.
+        let stored = source.file().sync_all().and_then(|()| self.place(&path, key));
+        match stored {
+            Ok(()) => {
+                // Renamed away: there is nothing left to remove under the old name.
+                let _gone = path.keep();
+                Ok(())
+            }
+            Err(error) => {
+                source.return_path(path);
+                Err(error)
+            }
+        }
+    }
+
+    fn store_copy(&self, key: &ObjectKey, source: &SpoolReader, size: u64, spool: &Spool) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        let staged = tempfile::Builder::new().prefix("copy-").tempfile_in(spool.dir())?;
+        let (mut at, mut buffer) = (0, vec![0; 128 << 10]);
+        while at < size {
+            let n = source.file().read_at(&mut buffer, at)?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            staged.as_file().write_all_at(&buffer[..n], at)?;
+            at += n as u64;
+        }
+        staged.as_file().sync_all()?;
+        let path = staged.into_temp_path();
+        self.place(&path, key)?;
+        let _gone = path.keep();
+        Ok(())
+    }
+
+    fn place(&self, from: &Path, key: &ObjectKey) -> io::Result<()> {
+        loop {
+            let dir = self.make_session_dir(&key.session)?;
+            match rename_new(CWD, from, &dir, key.filename.as_str()) {
+                Ok(()) => {
+                    let synced = rustix::fs::fsync(&dir);
+                    if synced.is_err() {
+                        // Not promised, so not there: the answer will be an error.
+                        let _ = rustix::fs::unlinkat(&dir, key.filename.as_str(), AtFlags::empty());
+                    }
+                    return Ok(synced?);
+                }
+                // The last recording of the session was deleted meanwhile and the directory with it.
+                Err(Errno::NOENT) if from.exists() => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    pub(super) fn rename(&self, from: &ObjectKey, to: &ObjectKey) -> io::Result<()> {
+        let from_dir = self.session_dir(&from.session)?.ok_or(io::ErrorKind::NotFound)?;
+        let to_dir = self.make_session_dir(&to.session)?;
+        rename_new(&from_dir, Path::new(from.filename.as_str()), &to_dir, to.filename.as_str())?;
+        rustix::fs::fsync(&to_dir)?;
+        rustix::fs::fsync(&from_dir)?;
+        Ok(())
+    }
+
+    /// Removes a file; `false` if there was none. Durable when it returns.
+    pub(super) fn remove(&self, key: &ObjectKey) -> io::Result<bool> {
+        let Some(dir) = self.session_dir(&key.session)? else { return Ok(false) };
+        if absent_is_none(rustix::fs::unlinkat(&dir, key.filename.as_str(), AtFlags::empty()))?.is_none() {
+            return Ok(false);
+        }
+        rustix::fs::fsync(&dir)?;
+        match rustix::fs::unlinkat(&self.handle, key.session.as_str(), AtFlags::REMOVEDIR) {
+            Ok(()) => rustix::fs::fsync(&self.handle)?,
+            // Other recordings are left.
+            Err(_) => {}
+        }
+        Ok(true)
+    }
+
+    pub(super) fn list_session(&self, session: &SessionId) -> io::Result<Vec<StoredObject>> {
+        let Some(dir) = self.session_dir(session)? else { return Ok(Vec::new()) };
+        let mut objects = Vec::new();
+        for entry in Dir::read_from(&dir)? {
+            let entry = entry?;
+            let Some(filename) = entry.file_name().to_str().ok().and_then(|n| Filename::parse(n).ok()) else { continue };
+            let stat = match rustix::fs::statat(&dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                // Deleted while we look.
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            match describe(ObjectKey::new(session.clone(), filename), &stat) {
+                Some(object) => objects.push(object),
+                None => tracing::warn!(
+                    session.id = %session, name = ?entry.file_name(),
+                    "left out of the listing: only plain files with one name are recordings"
+                ),
+            }
+        }
+        Ok(objects)
+    }
+
+    pub(super) fn list_everything(&self) -> io::Result<Vec<StoredObject>> {
+        let mut objects = Vec::new();
+        for entry in Dir::read_from(&self.handle)? {
+            let entry = entry?;
+            if let Some(session) = entry.file_name().to_str().ok().and_then(|name| SessionId::parse(name).ok()) {
+                match self.list_session(&session) {
+                    Ok(found) => objects.extend(found),
+                    // A plain file or a link among the sessions.
+                    Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(objects)
+    }
+}
+
+/// What a file is to us; `None` if it is no recording: not a plain file, or one with a second name, through which
+/// somebody could have put a file here that is not theirs to give.
+fn describe(key: ObjectKey, stat: &Stat) -> Option<StoredObject> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
+        return None;
+    }
+    let ext = key.filename.as_str().rsplit_once('.').map(|(_, ext)| ext.to_ascii_lowercase());
+    let modified_us = i128::from(stat.st_mtime) * 1_000_000 + i128::from(stat.st_mtime_nsec) / 1000;
+    Some(StoredObject {
+        size_bytes: u64::try_from(stat.st_size).ok()?,
+        modified_at: OffsetDateTime::from_unix_timestamp_nanos(modified_us * 1000).ok()?,
+        content_type: ext.as_deref().and_then(media::type_for_ext).map(str::to_owned),
+        etag: Some(format!("\"{:x}-{modified_us:x}\"", stat.st_size)),
+        sha256: None,
+        original_filename: None,
+        upload_id: None,
+        key,
+    })
+}
+
+/// Renames without replacing; where the file system cannot do that in one step, a hard link fails alike if the name
+/// is taken.
+fn rename_new(from_dir: impl rustix::fd::AsFd, from: &Path, to_dir: &OwnedFd, to: &str) -> Result<(), Errno> {
+    match rustix::fs::renameat_with(&from_dir, from, to_dir, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            rustix::fs::linkat(&from_dir, from, to_dir, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(&from_dir, from, AtFlags::empty())
+        }
+        done => done,
+    }
+}
+
+fn absent_is_none<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        // A link where a directory or file should be is as good as nothing there.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,113 @@
+//! Sending one object in one request while its spool file may still be growing.
+//!
+//! Certainty rests on two facts of the contract (section 5): an object appears only after its last byte, and an
+//! aborted request leaves nothing. So as long as this side has held back the last byte, nothing was stored; that is
+//! why the last block is not sent before the upload reached its clean end.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{BoxStream, unfold};
+use tokio::time::Instant;
+
+use super::client::{Client, read_capped, timeout, transport};
+use super::wire::{UserMetadata, refusal};
+use crate::domain::{ObjectKey, StoreKind};
+use crate::spool::{Follower, FollowerWatch, SpoolError, SpoolReader};
+use crate::storage::{Kind, ObjectMeta, StorageError};
+
+/// Slowest rate, in bytes a second, at which a server may digest what it received before it answers (section 12:
+/// the file backend hashes the whole file).
+const DIGEST_BYTES_PER_SECOND: u64 = 20 << 20;
+
+pub(super) async fn put(
+    client: &Client,
+    key: &ObjectKey,
+    source: &SpoolReader,
+    known_size: Option<u64>,
+    meta: &ObjectMeta,
+) -> Result<(), StorageError> {
+    let known_size = source.complete_size().or(known_size);
+    let follower = source.follow();
+    let watch = follower.watch();
+    let body = reqwest::Body::wrap_stream(hold_back_the_end(follower, source.clone(), known_size));
+    let metadata = serde_json::to_vec(&UserMetadata::of(meta)).expect("three texts are JSON");
+    let request = client.upload(key, body, known_size, &meta.content_type, STANDARD.encode(metadata));
+
+    let all_sent = || source.complete_size().is_some_and(|size| watch.position() >= size);
+    let sent = tokio::select! {
+        sent = request.send() => sent,
+        () = stalled(&watch, source, client.access.idle_timeout) => return Err(timeout(all_sent())),
+    };
+    let response = sent.map_err(|error| {
+        if source.is_abandoned() {
+            return StorageError::certain(StoreKind::Supabase, Kind::SourceGone, "the upload was abandoned");
+        }
+        transport(error, all_sent())
+    })?;
+    let status = response.status();
+    let body = tokio::time::timeout(client.access.idle_timeout, read_capped(response, all_sent()));
+    let body = body.await.map_err(|_| timeout(all_sent()))??;
+    if !status.is_success() {
+        return Err(refusal(status.as_u16(), &body, all_sent()));
+    }
+    // Whether it is really there is asked by the caller; but a success without all bytes is none.
+    if all_sent() {
+        Ok(())
+    } else {
+        let detail = "answered before it had all bytes";
+        Err(StorageError::certain(StoreKind::Supabase, Kind::Nonsense, detail).unknown_if(true))
+    }
+}
+
+/// The follower's bytes, but the block that would complete the body only after the clean end, and an error if the
+/// length turns out to be another than was announced.
+fn hold_back_the_end(
+    follower: Follower,
+    source: SpoolReader,
+    announced: Option<u64>,
+) -> BoxStream<'static, Result<Bytes, SpoolError>> {
+    let Some(announced) = announced else { return follower.bytes };
+    unfold((follower.bytes, 0u64, false), move |(mut bytes, sent, over)| {
+        let source = source.clone();
+        async move {
+            if over {
+                return None;
+            }
+            let mut next = bytes.next().await?;
+            let after = sent + next.as_ref().map_or(0, |chunk| chunk.len() as u64);
+            if next.is_ok() && after >= announced {
+                match source.completed().await {
+                    Ok(size) if size == announced => {}
+                    Ok(_) => next = Err(SpoolError::Io(std::io::Error::other("the length was announced wrongly"))),
+                    Err(error) => next = Err(error),
+                }
+            }
+            let over = next.is_err();
+            Some((next, (bytes, after, over)))
+        }
+    })
+    .boxed()
+}
+
+/// Ends when nothing has moved for `idle` although the next move is the cloud's.
+async fn stalled(watch: &FollowerWatch, source: &SpoolReader, idle: Duration) {
+    let (mut last_position, mut since) = (watch.position(), Instant::now());
+    loop {
+        tokio::time::sleep(idle / 10).await;
+        let position = watch.position();
+        if position != last_position || watch.waits_for_writer() {
+            (last_position, since) = (position, Instant::now());
+        }
+        let digesting = match source.complete_size() {
+            Some(size) if position >= size => Duration::from_secs(size / DIGEST_BYTES_PER_SECOND),
+            _ => Duration::ZERO,
+        };
+        if since.elapsed() >= idle + digesting {
+            return;
+        }
+    }
+}
