@@ -607,7 +607,7 @@ fn multer_read(frames: Vec<Bytes>) -> Result<Vec<Part>, multer::Error> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_was_written_is_read_under_any_split_as_multer_reads_it(
