@@ -1,5 +1,6 @@
 //! The HTTP edge.
 
 pub mod digest;
+pub mod disposition;
 pub mod multipart;
 pub mod range;
