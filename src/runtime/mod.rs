@@ -1,1 +1,5 @@
-//! x
+//! Plumbing of the process: tasks that outlive a request, shutdown, logging, the list of metrics.
+
+pub mod logging;
+pub mod metrics;
+pub mod tasks;

@@ -41,8 +41,9 @@ async fn frames_of_any_size_arrive_whole_and_hashed() {
         let done = writer.finish().await.unwrap();
         assert_eq!(done.size_bytes, data.len() as u64);
         assert_eq!(done.sha256.as_bytes()[..], Sha256::digest(&data)[..]);
+        let done = done.publish();
         assert_eq!(early.await.unwrap().unwrap(), data, "a follower from the start");
-        assert_eq!(collect(done.reader.follow()).await.unwrap(), data, "and one that starts again from 0");
+        assert_eq!(collect(done.follow()).await.unwrap(), data, "and one that starts again from 0");
         drop(done);
         assert_eq!(files(&spool), 0);
     }
@@ -55,6 +56,7 @@ async fn an_empty_upload_is_complete_too() {
     let reader = writer.reader();
     let done = writer.finish().await.unwrap();
     assert_eq!(done.size_bytes, 0);
+    done.publish();
     assert_eq!(collect(reader.follow()).await.unwrap(), b"");
 }
 
@@ -70,6 +72,18 @@ async fn an_abandoned_upload_is_an_error_for_followers_and_leaves_no_file() {
     assert!(matches!(reader.completed().await, Err(SpoolError::Abandoned)));
     drop(reader);
     assert_eq!(files(&spool), 0);
+}
+
+#[tokio::test]
+async fn bytes_that_were_judged_and_found_wrong_never_end() {
+    let (_dir, spool) = spool();
+    let mut writer = spool.create().unwrap();
+    let reader = writer.reader();
+    writer.push(b"wrong").await.unwrap();
+    let done = writer.finish().await.unwrap();
+    assert_eq!(reader.complete_size(), None);
+    drop(done);
+    assert!(matches!(reader.completed().await, Err(SpoolError::Abandoned)));
 }
 
 #[tokio::test]

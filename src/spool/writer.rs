@@ -22,7 +22,7 @@ const WRITE_BYTES: usize = 128 << 10;
 /// Write-back is started each time this much was written, so that the final fsync is short.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
-/// Receives one upload's bytes. Dropping it before [`SpoolWriter::finish`] abandons the upload: followers are told,
+/// Receives one upload's bytes. Dropping it before [`Spooled::publish`] abandons the upload: followers are told,
 /// the file is removed.
 pub struct SpoolWriter {
     shared: Arc<Shared>,
@@ -32,19 +32,28 @@ pub struct SpoolWriter {
     dispatched: u64,
     hash: Lane<Sha256>,
     write: Lane<WriteState>,
-    /// Set by `finish`; otherwise the drop abandons.
+    /// Set by `publish`; otherwise the drop abandons.
     finished: bool,
     _entered: Entered,
 }
 
-/// A finished upload: all bytes are in the file (not yet synced), with their digest.
+/// An upload whose bytes are all in the file (not yet synced), with their digest. Followers still wait for the end,
+/// so that the bytes can be judged before anybody stores them; dropping it abandons the upload.
 pub struct Spooled {
-    /// The file, complete.
-    pub reader: SpoolReader,
     /// Length in bytes.
     pub size_bytes: u64,
     /// SHA-256 of the bytes.
     pub sha256: ContentDigest,
+    writer: SpoolWriter,
+}
+
+impl Spooled {
+    /// Tells the followers that this is the end.
+    pub fn publish(mut self) -> SpoolReader {
+        self.writer.finished = true;
+        self.writer.shared.progress.send_replace(Progress { written: self.size_bytes, end: End::Complete });
+        self.writer.reader()
+    }
 }
 
 struct WriteState {
@@ -92,16 +101,15 @@ impl SpoolWriter {
         self.dispatched
     }
 
-    /// The clean end. Returns when every byte is written and hashed.
+    /// The clean end. Returns when every byte is written and hashed. Followers do not know yet: see
+    /// [`Spooled::publish`].
     pub async fn finish(mut self) -> Result<Spooled, SpoolError> {
         if self.block.is_some() {
             self.dispatch().await?;
         }
         let size_bytes = self.write.idle().await?.offset;
         let digest: [u8; 32] = self.hash.take().await?.finalize().into();
-        self.finished = true;
-        self.shared.progress.send_replace(Progress { written: size_bytes, end: End::Complete });
-        Ok(Spooled { reader: self.reader(), size_bytes, sha256: ContentDigest::from_bytes(digest) })
+        Ok(Spooled { size_bytes, sha256: ContentDigest::from_bytes(digest), writer: self })
     }
 
     async fn dispatch(&mut self) -> Result<(), SpoolError> {

@@ -8,9 +8,9 @@ mod error;
 pub use error::chain;
 pub mod local;
 pub mod memory;
-//mod push;
+mod push;
 pub mod supabase;
-//pub mod tiered;
+pub mod tiered;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -108,6 +108,12 @@ pub trait ObjectStore: Send + Sync {
 
     /// Asks whether the store can be used and what it takes.
     async fn probe(&self) -> Result<Probe, StorageError>;
+
+    /// The object as a source that can be read again and again, to send it elsewhere; `None` if it is not there or
+    /// the store cannot offer that.
+    async fn source(&self, _key: &ObjectKey) -> Result<Option<SpoolReader>, StorageError> {
+        Ok(None)
+    }
 
     /// Where anybody can read the object if the store is public; `None` if the store has no addresses.
     fn public_url(&self, _key: &ObjectKey) -> Option<String> {

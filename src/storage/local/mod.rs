@@ -36,15 +36,6 @@ impl LocalStore {
         self.files.root()
     }
 
-    /// A reader over an object's file, to send it elsewhere.
-    pub async fn reader(&self, key: &ObjectKey) -> Result<Option<SpoolReader>, StorageError> {
-        let (key, blocks) = (key.clone(), self.spool.blocks().clone());
-        self.blocking("cannot open the file", move |files| {
-            Ok(files.open_file(&key)?.map(|(file, object)| SpoolReader::of_file(file, object.size_bytes, blocks)))
-        })
-        .await
-    }
-
     async fn blocking<T: Send + 'static>(
         &self,
         doing: &'static str,
@@ -135,5 +126,13 @@ impl ObjectStore for LocalStore {
         let spool = self.spool.clone();
         self.blocking("the directory does not take files", move |_| spool.probe()).await?;
         Ok(Probe::default())
+    }
+
+    async fn source(&self, key: &ObjectKey) -> Result<Option<SpoolReader>, StorageError> {
+        let (key, blocks) = (key.clone(), self.spool.blocks().clone());
+        self.blocking("cannot open the file", move |files| {
+            Ok(files.open_file(&key)?.map(|(file, object)| SpoolReader::of_file(file, object.size_bytes, blocks)))
+        })
+        .await
     }
 }

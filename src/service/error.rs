@@ -1,0 +1,90 @@
+//! Why a use case failed. What status and code that becomes is the edge's business.
+
+use crate::catalog::CatalogError;
+use crate::domain::NameError;
+use crate::spool::SpoolError;
+use crate::storage::tiered::PrimaryError;
+use crate::storage::{Kind, StorageError};
+
+/// A use case that failed. Unless a variant says otherwise, nothing was changed and nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// A name that is none.
+    #[error("{0}")]
+    Name(#[from] NameError),
+    /// No such recording.
+    #[error("there is no such recording")]
+    NotFound,
+    /// No recording in the session.
+    #[error("this session has no recordings")]
+    EmptySession,
+    /// More bytes than the gateway takes.
+    #[error("the recording is larger than {limit_bytes} bytes")]
+    TooLarge {
+        /// `uploads.max_bytes`.
+        limit_bytes: u64,
+    },
+    /// No bytes at all.
+    #[error("the recording is empty")]
+    Empty,
+    /// A media type that is not taken.
+    #[error("recordings of type {content_type} are not taken")]
+    TypeNotAllowed {
+        /// What it is.
+        content_type: String,
+    },
+    /// The bytes are not those the client announced.
+    #[error("the bytes do not have the digest that was announced")]
+    DigestMismatch,
+    /// The disk is full, or would be.
+    #[error("the disk is full")]
+    StorageFull,
+    /// All upload slots are taken.
+    #[error("too many uploads at once")]
+    Busy,
+    /// A request with this idempotency key is still running.
+    #[error("a request with this idempotency key is still running")]
+    RequestRunning,
+    /// The idempotency key was used for something else.
+    #[error("the idempotency key was used for another recording")]
+    RequestDiffers,
+    /// The cloud is needed and cannot be used.
+    #[error("the cloud is needed and cannot be used")]
+    Cloud(#[source] PrimaryError),
+    /// The local disk failed.
+    #[error("the local disk failed")]
+    Disk(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The catalogue failed.
+    #[error("the catalogue failed")]
+    Catalog(#[source] CatalogError),
+    /// A task ended without a result. A defect.
+    #[error("the work ended unexpectedly")]
+    Unexpected,
+}
+
+impl From<CatalogError> for ServiceError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::Full(_) => Self::StorageFull,
+            error => Self::Catalog(error),
+        }
+    }
+}
+
+impl From<SpoolError> for ServiceError {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::Full(_) => Self::StorageFull,
+            error => Self::Disk(error.into()),
+        }
+    }
+}
+
+impl From<StorageError> for ServiceError {
+    fn from(error: StorageError) -> Self {
+        match error.kind {
+            Kind::Full => Self::StorageFull,
+            _ => Self::Disk(error.into()),
+        }
+    }
+}

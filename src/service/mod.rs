@@ -1,0 +1,80 @@
+//! Use cases: what the gateway does with recordings, one file each. They speak to stores and the catalogue through
+//! their traits and know neither HTTP nor SQL.
+//!
+//! Each public function says "safe to drop" (the caller may go away at any await and nothing is left behind) or
+//! "runs detached" (it goes on to its end when the caller goes away).
+
+pub mod delete;
+pub mod download;
+pub mod error;
+pub mod health;
+pub mod list;
+pub mod rebuild;
+pub mod sync;
+pub mod upload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+pub use self::error::ServiceError;
+use crate::catalog::Catalog;
+use crate::domain::media::TypeRules;
+use crate::runtime::tasks::Tasks;
+use crate::spool::Spool;
+use crate::storage::tiered::TieredStore;
+
+/// What every use case works with. Clones share it.
+#[derive(Clone)]
+pub struct Services {
+    /// The memory.
+    pub catalog: Arc<dyn Catalog>,
+    /// The stores in their roles.
+    pub stores: Arc<TieredStore>,
+    /// Where incoming bytes live.
+    pub spool: Spool,
+    /// Tasks that outlive their request.
+    pub tasks: Tasks,
+    /// Rung when there is new work for the background.
+    pub bell: Arc<Notify>,
+    /// What the configuration lays down.
+    pub rules: Arc<Rules>,
+    /// Uploads that may run at once.
+    pub upload_slots: Arc<tokio::sync::Semaphore>,
+}
+
+/// What the configuration lays down for the use cases.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The directory of the local store.
+    pub local_dir: PathBuf,
+    /// Largest recording, in bytes.
+    pub max_bytes: u64,
+    /// Media types that are taken.
+    pub types: TypeRules,
+    /// Free space that uploads must leave, in bytes.
+    pub min_free_bytes: u64,
+    /// Goes into file names; empty for none.
+    pub node: String,
+    /// The bucket's name, as answers show it.
+    pub bucket: String,
+    /// Whether a local copy stays after the cloud has one.
+    pub keep_local: bool,
+    /// How a cloud copy is compared before the local one goes.
+    pub verify: Verify,
+    /// How long answers to keyed requests are kept.
+    pub idempotency_ttl: Duration,
+}
+
+/// How a cloud copy is compared with the local one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verify {
+    /// Its size.
+    Size,
+    /// Its size, and its entity tag where that is an MD5.
+    Etag,
+    /// Its bytes, read back.
+    Read,
+}

@@ -1,0 +1,370 @@
+//! Uploads: from the first byte to the promise.
+//!
+//! Invariants
+//! - What is answered with success is in the catalogue, and its bytes are confirmed by the cloud or fsynced here.
+//! - Until [`Incoming::finish`] was called, dropping the upload leaves nothing: no file, no object, no name.
+//! - No store sees the last block before the form ended cleanly and every check on the bytes passed.
+//! - The client is never slowed by the cloud: its bytes go to the spool, the cloud follows the spool.
+
+mod cloud;
+mod settle;
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::sync::OwnedSemaphorePermit;
+
+use self::cloud::CloudLeg;
+use super::{ServiceError, Services};
+use crate::catalog::{Answered, Begun, RequestKey};
+use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
+use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId};
+use crate::runtime::metrics;
+use crate::spool::SpoolWriter;
+use crate::storage::ObjectMeta;
+
+/// What a request says about its upload before the first byte.
+#[derive(Clone, Debug, Default)]
+pub struct UploadOptions {
+    /// Length of the whole request body, if announced.
+    pub request_bytes: Option<u64>,
+    /// The client's idempotency key.
+    pub idempotency_key: Option<String>,
+    /// The digest the recording must have.
+    pub expected_digest: Option<ContentDigest>,
+    /// Answer as soon as the recording is safe here.
+    pub respond_async: bool,
+}
+
+/// What is known of the file before its bytes.
+#[derive(Clone, Debug, Default)]
+pub struct FileHead {
+    /// Media type the client declared.
+    pub declared_type: Option<String>,
+    /// The client's name for it.
+    pub client_filename: Option<String>,
+    /// Its length, if it is known for certain that nothing else follows; the cloud is told, and a wrong length costs
+    /// a second transfer.
+    pub expected_bytes: Option<u64>,
+    /// The digest its own part header announces.
+    pub expected_digest: Option<ContentDigest>,
+}
+
+/// Where the recording ended up, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Landed {
+    /// In the bucket.
+    Cloud,
+    /// On the local disk: no cloud is configured.
+    Local,
+    /// On the local disk: the cloud failed; it follows later.
+    CloudUnavailable,
+    /// On the local disk: the cloud will not take it, for this reason.
+    Parked(String),
+    /// On the local disk because the client asked for an early answer; the cloud follows.
+    Early,
+}
+
+impl Landed {
+    fn metric(&self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Local => "local",
+            Self::CloudUnavailable => "cloud_unavailable",
+            Self::Parked(_) => "parked",
+            Self::Early => "early",
+        }
+    }
+}
+
+/// The answer to an upload; kept for repeats of the request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Receipt {
+    /// `session_id/filename`.
+    pub file_path: String,
+    /// The session.
+    pub session_id: String,
+    /// The name.
+    pub filename: String,
+    /// Length in bytes.
+    pub file_size: u64,
+    /// SHA-256 in hex.
+    pub sha256: String,
+    /// Media type.
+    pub content_type: String,
+    /// The client's name for it.
+    pub original_filename: Option<String>,
+    /// `local`, `cloud`.
+    pub durability: String,
+    /// Store that holds it: `supabase` or `local`.
+    pub storage_type: String,
+    /// Its public address, if it has one.
+    pub public_url: Option<String>,
+    /// When it was complete, microseconds since 1970 UTC.
+    pub uploaded_at_us: i64,
+    /// Where it ended up, and why.
+    pub landed: Landed,
+}
+
+impl Services {
+    /// Whether an upload would be let in: room on the disk, size, slots. Asked before the first byte of the body.
+    /// Safe to drop.
+    ///
+    /// # Errors
+    /// [`ServiceError::TooLarge`], [`ServiceError::StorageFull`], [`ServiceError::Busy`], or what
+    /// [`ServiceError::RequestRunning`] says about the idempotency key.
+    pub async fn begin_upload(&self, session: SessionId, options: UploadOptions) -> Result<Incoming, ServiceError> {
+        let announced = options.request_bytes.unwrap_or(0);
+        // A form has some bytes beside the file; the file itself is counted exactly as it comes.
+        if announced > self.rules.max_bytes.saturating_add(FORM_OVERHEAD_BYTES) {
+            return Err(ServiceError::TooLarge { limit_bytes: self.rules.max_bytes });
+        }
+        if self.free_bytes()? < self.rules.min_free_bytes.saturating_add(announced) {
+            return Err(ServiceError::StorageFull);
+        }
+        let slot = self.upload_slots.clone().try_acquire_owned().map_err(|_| ServiceError::Busy)?;
+        let mut leftovers = Leftovers { services: self.clone(), request: None, names: Vec::new(), object: None };
+        let mut earlier = None;
+        if let Some(key) = &options.idempotency_key {
+            let request = RequestKey { scope: format!("POST /recordings/upload/{session}"), key: key.clone() };
+            match self.catalog.begin_request(&request).await? {
+                Begun::First => leftovers.request = Some(request),
+                Begun::Running => return Err(ServiceError::RequestRunning),
+                Begun::Answered(answered) => earlier = Some(answered),
+            }
+        }
+        metrics::uploads_in_flight(1.0);
+        Ok(Incoming {
+            services: self.clone(),
+            session,
+            options,
+            earlier,
+            kind: None,
+            file: None,
+            started: Instant::now(),
+            at: OffsetDateTime::now_utc(),
+            leftovers,
+            _slot: slot,
+            _in_flight: InFlight,
+        })
+    }
+
+    /// Free space where recordings are kept, in bytes.
+    pub fn free_bytes(&self) -> Result<u64, ServiceError> {
+        let stat = rustix::fs::statvfs(&self.rules.local_dir)
+            .map_err(|error| ServiceError::Disk(std::io::Error::from(error).into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// What a form may have beside the file: delimiters, part headers, text fields.
+const FORM_OVERHEAD_BYTES: u64 = 64 << 10;
+
+/// An upload on its way in. Dropping it leaves nothing behind.
+pub struct Incoming {
+    services: Services,
+    session: SessionId,
+    options: UploadOptions,
+    /// What a request with the same idempotency key was answered: then the bytes are only compared.
+    earlier: Option<Answered>,
+    kind: Option<RecordingType>,
+    file: Option<IncomingFile>,
+    started: Instant,
+    /// Goes into the name.
+    at: OffsetDateTime,
+    leftovers: Leftovers,
+    _slot: OwnedSemaphorePermit,
+    _in_flight: InFlight,
+}
+
+struct IncomingFile {
+    head: FileHead,
+    writer: SpoolWriter,
+    received: u64,
+    /// The first bytes, until they were looked at.
+    first: Vec<u8>,
+    media: Option<MediaGuess>,
+    leg: Option<CloudLeg>,
+}
+
+struct InFlight;
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::uploads_in_flight(-1.0);
+    }
+}
+
+/// What an upload took hold of that outlives it in the catalogue or the cloud, given back if the upload comes to
+/// nothing.
+struct Leftovers {
+    services: Services,
+    request: Option<RequestKey>,
+    names: Vec<ObjectKey>,
+    /// An object in the cloud that no row will ever name.
+    object: Option<ObjectKey>,
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        let (request, names, object) = (self.request.take(), std::mem::take(&mut self.names), self.object.take());
+        if request.is_none() && names.is_empty() && object.is_none() {
+            return;
+        }
+        let services = self.services.clone();
+        self.services.tasks.spawn(async move {
+            if let Some(key) = object
+                && let Err(error) = services.stores.delete_primary(&key).await
+            {
+                tracing::warn!(object.key = %key, error = %crate::storage::chain(&error), "an object that belongs to no recording stays in the bucket");
+            }
+            for key in names {
+                if let Err(error) = services.catalog.release(&key).await {
+                    tracing::warn!(object.key = %key, error = %crate::storage::chain(&error), "a name stays reserved until the next start");
+                }
+            }
+            if let Some(request) = request
+                && let Err(error) = services.catalog.forget_request(&request).await
+            {
+                tracing::warn!(error = %crate::storage::chain(&error), "an idempotency key stays taken until the next start");
+            }
+        });
+    }
+}
+
+impl Incoming {
+    /// The recording type; may come before, after or between the file's bytes.
+    pub fn recording_type(&mut self, kind: RecordingType) {
+        self.kind = Some(kind);
+    }
+
+    /// Whether the recording type is known already.
+    pub fn has_recording_type(&self) -> bool {
+        self.kind.is_some()
+    }
+
+    /// Whether the file has begun.
+    pub fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The file begins. Called once. Safe to drop.
+    pub fn begin_file(&mut self, head: FileHead) -> Result<(), ServiceError> {
+        let writer = self.services.spool.create()?;
+        self.file = Some(IncomingFile {
+            head,
+            writer,
+            received: 0,
+            first: Vec::with_capacity(SNIFF_BYTES),
+            media: None,
+            leg: None,
+        });
+        Ok(())
+    }
+
+    /// The file's next bytes. Safe to drop, after which the upload must be dropped too.
+    ///
+    /// # Errors
+    /// [`ServiceError::TooLarge`] at the first byte over the limit, [`ServiceError::TypeNotAllowed`] as soon as the
+    /// bytes show it, [`ServiceError::StorageFull`].
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
+        let Some(file) = &mut self.file else { return Err(ServiceError::Unexpected) };
+        file.received += bytes.len() as u64;
+        if file.received > self.services.rules.max_bytes {
+            return Err(ServiceError::TooLarge { limit_bytes: self.services.rules.max_bytes });
+        }
+        if file.media.is_none() {
+            let wanted = SNIFF_BYTES.saturating_sub(file.first.len()).min(bytes.len());
+            file.first.extend_from_slice(&bytes[..wanted]);
+            if file.first.len() >= SNIFF_BYTES {
+                self.look_at_first_bytes()?;
+            }
+        }
+        let Some(file) = &mut self.file else { return Err(ServiceError::Unexpected) };
+        file.writer.push(bytes).await?;
+        // What fits one block waits for its end: then size and digest can go with it.
+        if file.leg.is_none() && file.media.is_some() && file.writer.dispatched_bytes() > 0 {
+            self.start_cloud_leg();
+        }
+        Ok(())
+    }
+
+    fn look_at_first_bytes(&mut self) -> Result<(), ServiceError> {
+        let Some(file) = &mut self.file else { return Err(ServiceError::Unexpected) };
+        let media =
+            decide(sniff(&file.first), file.head.declared_type.as_deref(), file.head.client_filename.as_deref());
+        if !self.services.rules.types.allows(&media.content_type) {
+            return Err(ServiceError::TypeNotAllowed { content_type: media.content_type });
+        }
+        file.first = Vec::new();
+        file.media = Some(media);
+        Ok(())
+    }
+
+    fn stem(&self, ext: &str) -> NameStem {
+        let kind = self.kind.clone().unwrap_or_default();
+        NameStem::new(&kind, &self.session, self.at, &self.services.rules.node, ext)
+    }
+
+    /// Sends what is there to the cloud while the rest still comes, under the name the recording will likely have.
+    fn start_cloud_leg(&mut self) {
+        let only_local = self.options.respond_async || self.earlier.is_some();
+        if only_local || !self.services.stores.primary_takes_writes() {
+            return;
+        }
+        let Some((reader, expected_bytes, media, original_filename)) = self.file.as_ref().and_then(|file| {
+            let media = file.media.clone()?;
+            Some((file.writer.reader(), file.head.expected_bytes, media, file.head.client_filename.clone()))
+        }) else {
+            return;
+        };
+        let meta = ObjectMeta {
+            content_type: media.content_type,
+            upload_id: uuid::Uuid::now_v7().to_string(),
+            sha256: None,
+            original_filename,
+        };
+        let leg = CloudLeg::start(
+            &self.services,
+            self.session.clone(),
+            self.stem(&media.ext),
+            reader,
+            expected_bytes,
+            meta,
+        );
+        if let Some(file) = &mut self.file {
+            file.leg = Some(leg);
+        }
+    }
+
+    /// The form ended cleanly: checks the bytes, gets them to safety and says where they are. The checks are safe to
+    /// drop; what follows them runs detached.
+    ///
+    /// # Errors
+    /// After an error nothing is stored.
+    pub async fn finish(mut self) -> Result<Receipt, ServiceError> {
+        let Some(file) = &mut self.file else { return Err(ServiceError::Unexpected) };
+        if file.received == 0 {
+            return Err(ServiceError::Empty);
+        }
+        if file.media.is_none() {
+            self.look_at_first_bytes()?;
+        }
+        let services = self.services.clone();
+        let (started, size) = (self.started, self.file.as_ref().map_or(0, |file| file.received));
+        let receipt = settle::settle(self).await;
+        let outcome = receipt.as_ref().map_or("failed", |receipt| receipt.landed.metric());
+        metrics::upload_ended(outcome, if receipt.is_ok() { size } else { 0 }, started.elapsed());
+        if receipt.as_ref().is_ok_and(|r| matches!(r.landed, Landed::CloudUnavailable | Landed::Early)) {
+            services.bell.notify_one();
+        }
+        receipt
+    }
+}
+
+/// How long an answer may be repeated, as a time in the past.
+pub(super) fn expiry(now: OffsetDateTime, ttl: Duration) -> i64 {
+    i64::try_from((now - ttl).unix_timestamp_nanos() / 1000).unwrap_or(0)
+}

@@ -1,0 +1,117 @@
+//! Getting one object into the primary for certain: try, ask what happened, try again. "Stored" means that the store,
+//! asked afterwards, has the object with the size that was sent and the id of this very upload.
+
+use std::time::Duration;
+
+use super::{Kind, ObjectMeta, ObjectStore, Outcome, Retry, StorageError};
+use crate::domain::ObjectKey;
+use crate::spool::SpoolReader;
+
+/// Pause before the first repetition; doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What the store says after a `put`.
+enum Found {
+    /// It is ours and whole.
+    Ours,
+    /// It is ours and has another size.
+    OursButWrong(u64),
+    /// Somebody else's.
+    Foreign,
+    /// Nothing there.
+    Nothing,
+}
+
+/// Stores `source` under `key` and confirms it, following the source while it grows. Gives up at the first failure
+/// that repeating cannot help, or when `go_on` says so; it is told each failure that blames the store.
+///
+/// # Errors
+/// [`Kind::AlreadyExists`]: the name holds somebody else's object; take another. For all others
+/// [`StorageError::outcome`] says whether the object may appear in the store nevertheless.
+pub(super) async fn push(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    source: &SpoolReader,
+    known_size: Option<u64>,
+    meta: &ObjectMeta,
+    go_on: impl Fn(&StorageError) -> bool,
+) -> Result<(), StorageError> {
+    let mut pause = FIRST_PAUSE;
+    // Once unknown, unknown until the store was asked.
+    let mut may_be_there = false;
+    loop {
+        let attempt = if may_be_there {
+            confirm(store, key, source, meta).await
+        } else {
+            match store.put(key, source, known_size, meta).await {
+                Ok(()) => confirm(store, key, source, meta).await.map_err(|e| e.unknown_if(true)),
+                Err(error) if error.kind == Kind::AlreadyExists => {
+                    // Perhaps by an earlier attempt of ours whose answer was lost.
+                    match look(store, key, source, meta).await {
+                        Ok(Found::Ours) => Ok(()),
+                        Ok(_) => Err(error),
+                        Err(asking) => Err(asking.unknown_if(true)),
+                    }
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let error = match attempt {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if error.kind == Kind::Mismatch && error.outcome == Outcome::NotApplied {
+            // Asked and found wrong or missing: what is there under our id is worth nothing.
+            may_be_there = false;
+        } else if error.outcome == Outcome::Unknown {
+            may_be_there = true;
+        }
+        let worth_it = if error.blames_store() { go_on(&error) } else { true };
+        if error.retry() != Retry::Soon || !worth_it {
+            return Err(error.unknown_if(may_be_there));
+        }
+        tracing::debug!(object.key = %key, error = %super::chain(&error), "sending to the cloud failed; trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Asks for the object and compares. [`Kind::Mismatch`] with `NotApplied` if it is certain that our object is not
+/// there whole; a short one has been removed then.
+async fn confirm(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    source: &SpoolReader,
+    meta: &ObjectMeta,
+) -> Result<(), StorageError> {
+    let mismatch = |detail: String| StorageError::certain(store.kind(), Kind::Mismatch, detail);
+    match look(store, key, source, meta).await? {
+        Found::Ours => Ok(()),
+        Found::Nothing => Err(mismatch("the object is not there, although it was sent".into())),
+        Found::OursButWrong(size) => {
+            // It would block the name for the next try and be served as if it were whole.
+            store.delete(key).await?;
+            Err(mismatch(format!("it kept only {size} bytes of the object")))
+        }
+        Found::Foreign => {
+            Err(StorageError::certain(store.kind(), Kind::AlreadyExists, "another writer has this name"))
+        }
+    }
+}
+
+async fn look(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    source: &SpoolReader,
+    meta: &ObjectMeta,
+) -> Result<Found, StorageError> {
+    let Some(object) = store.head(key).await? else { return Ok(Found::Nothing) };
+    if object.upload_id.as_deref() != Some(&meta.upload_id) {
+        return Ok(Found::Foreign);
+    }
+    match source.complete_size() {
+        Some(size) if size == object.size_bytes => Ok(Found::Ours),
+        _ => Ok(Found::OursButWrong(object.size_bytes)),
+    }
+}

@@ -1,0 +1,336 @@
+//! Two stores in two roles: the primary, which may be away, and the fallback, which is the local disk. The one place
+//! that decides when the primary is asked, how long it may take, and when it is left alone.
+//!
+//! Reads and writes have a breaker each: a bucket that lists well may still refuse every upload.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use super::breaker::{Admission, Breaker, State};
+use super::push::push;
+use super::{Kind, ListScope, ObjectMeta, ObjectStore, Outcome, Probe, Retry, StorageError, chain};
+use crate::domain::merge::StoredObject;
+use crate::domain::{ObjectKey, StoreKind};
+use crate::spool::SpoolReader;
+
+/// The two stores.
+pub struct TieredStore {
+    primary: Option<Primary>,
+    fallback: Arc<dyn ObjectStore>,
+    signed_url_ttl: Duration,
+}
+
+struct Primary {
+    store: Arc<dyn ObjectStore>,
+    reads: Mutex<Breaker>,
+    writes: Mutex<Breaker>,
+    probed: Mutex<Option<Probe>>,
+    /// How long a completed upload may wait for the primary.
+    patience: Duration,
+}
+
+/// Why the primary did not take or give something.
+#[derive(Debug, thiserror::Error)]
+pub enum PrimaryError {
+    /// No primary is configured.
+    #[error("no cloud is configured")]
+    NotConfigured,
+    /// The breaker is open.
+    #[error("the cloud is left alone for a while: {cause}")]
+    LeftAlone {
+        /// What opened the breaker.
+        cause: String,
+    },
+    /// It was asked and failed.
+    #[error("the cloud failed")]
+    Failed(#[from] StorageError),
+}
+
+impl PrimaryError {
+    /// Whether the object may have arrived nevertheless.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Failed(error) => error.outcome,
+            _ => Outcome::NotApplied,
+        }
+    }
+
+    /// A reason that will not go away by waiting: the object has to be parked.
+    pub fn parks(&self) -> Option<&str> {
+        match self {
+            Self::Failed(error) if error.retry() == Retry::Never && error.kind != Kind::AlreadyExists => {
+                Some(&error.detail)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the name is taken by somebody else's object.
+    pub fn name_is_taken(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.kind == Kind::AlreadyExists)
+    }
+}
+
+/// Both stores' objects of a scope.
+pub struct Listing {
+    /// The primary's; an error if it could not be asked.
+    pub primary: Result<Vec<StoredObject>, PrimaryError>,
+    /// The fallback's.
+    pub fallback: Result<Vec<StoredObject>, StorageError>,
+}
+
+/// Where a cloud copy can be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObjectUrl {
+    /// The address.
+    pub url: String,
+    /// When it stops working; `None` if it does not.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// How the primary is, for operators.
+#[derive(Clone, Debug)]
+pub struct PrimaryStatus {
+    /// The worse of the two breakers.
+    pub state: State,
+    /// Why it is open.
+    pub cause: Option<String>,
+    /// What it takes, if it could be asked yet.
+    pub probed: Option<Probe>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Primary {
+    fn admit(&self, breaker: &Mutex<Breaker>) -> Result<(), PrimaryError> {
+        let mut breaker = lock(breaker);
+        match breaker.admit(Instant::now()) {
+            Admission::Go | Admission::Try => Ok(()),
+            Admission::Refused => {
+                Err(PrimaryError::LeftAlone { cause: breaker.cause().unwrap_or("it failed").to_owned() })
+            }
+        }
+    }
+
+    /// Tells the breaker what came of a request, and says whether it is still closed.
+    fn report<T>(&self, breaker: &Mutex<Breaker>, result: &Result<T, StorageError>) -> bool {
+        let mut breaker = lock(breaker);
+        match result {
+            Err(error) if error.blames_store() => {
+                let cause = chain(error);
+                if breaker.failed(Instant::now(), &cause, error.retry() == Retry::AfterChange) {
+                    tracing::warn!(cause, "the cloud is left alone for a while");
+                }
+            }
+            // A store that answers is there, also if it says no to this object.
+            _ => {
+                if breaker.succeeded() {
+                    tracing::info!("the cloud is back");
+                }
+            }
+        }
+        breaker.state(Instant::now()) == State::Closed
+    }
+
+    async fn asked<T>(
+        &self,
+        breaker: &Mutex<Breaker>,
+        request: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, PrimaryError> {
+        self.admit(breaker)?;
+        let result = request.await;
+        self.report(breaker, &result);
+        Ok(result?)
+    }
+}
+
+impl TieredStore {
+    /// Puts the two in their roles. `failures` in a row open the breaker, first for `pause`.
+    pub fn new(
+        primary: Option<Arc<dyn ObjectStore>>,
+        fallback: Arc<dyn ObjectStore>,
+        patience: Duration,
+        (failures, pause): (u32, Duration),
+        signed_url_ttl: Duration,
+    ) -> Self {
+        let breaker = || Mutex::new(Breaker::new(failures, pause));
+        let primary = primary.map(|store| Primary {
+            store,
+            reads: breaker(),
+            writes: breaker(),
+            probed: Mutex::default(),
+            patience,
+        });
+        Self { primary, fallback, signed_url_ttl }
+    }
+
+    /// Whether there is a primary at all.
+    pub fn has_primary(&self) -> bool {
+        self.primary.is_some()
+    }
+
+    /// The fallback.
+    pub fn fallback(&self) -> &dyn ObjectStore {
+        &*self.fallback
+    }
+
+    fn primary(&self) -> Result<&Primary, PrimaryError> {
+        self.primary.as_ref().ok_or(PrimaryError::NotConfigured)
+    }
+
+    /// Whether a write to the primary would be tried now.
+    pub fn primary_takes_writes(&self) -> bool {
+        self.primary.as_ref().is_some_and(|p| lock(&p.writes).state(Instant::now()) != State::Open)
+    }
+
+    /// Stores and confirms an object in the primary, following `source` while it grows and giving up when the
+    /// patience after its completion is over. Safe to drop: the outcome is then unknown.
+    pub async fn put_primary(
+        &self,
+        key: &ObjectKey,
+        source: &SpoolReader,
+        known_size: Option<u64>,
+        meta: &ObjectMeta,
+    ) -> Result<(), PrimaryError> {
+        let primary = self.primary()?;
+        primary.admit(&primary.writes)?;
+        let go_on = |error: &StorageError| primary.report(&primary.writes, &Err::<(), _>(clone_blame(error)));
+        let pushed = tokio::select! {
+            pushed = push(&*primary.store, key, source, known_size, meta, go_on) => pushed,
+            () = out_of_patience(source, primary.patience) => {
+                let detail = format!("was not done {:?} after the last byte", primary.patience);
+                let error = StorageError::certain(primary.store.kind(), Kind::Timeout, detail).unknown_if(true);
+                primary.report(&primary.writes, &Err::<(), _>(clone_blame(&error)));
+                return Err(error.into());
+            }
+        };
+        // Failures that blame the store were reported as they happened.
+        if !pushed.as_ref().is_err_and(StorageError::blames_store) {
+            primary.report(&primary.writes, &pushed);
+        }
+        Ok(pushed?)
+    }
+
+    /// Gives an object in the primary another name and confirms it.
+    pub async fn rename_primary(&self, from: &ObjectKey, to: &ObjectKey) -> Result<(), PrimaryError> {
+        let primary = self.primary()?;
+        let rename = async {
+            match primary.store.rename(from, to).await {
+                Err(error) if error.outcome == Outcome::Unknown => {
+                    match (primary.store.head(to).await?, primary.store.head(from).await?) {
+                        (Some(_), None) => Ok(()),
+                        _ => Err(error),
+                    }
+                }
+                done => done,
+            }
+        };
+        primary.asked(&primary.writes, rename).await
+    }
+
+    /// Stores an object in the fallback.
+    pub async fn put_fallback(
+        &self,
+        key: &ObjectKey,
+        source: &SpoolReader,
+        meta: &ObjectMeta,
+    ) -> Result<(), StorageError> {
+        self.fallback.put(key, source, None, meta).await
+    }
+
+    /// Lists both at once.
+    pub async fn list(&self, scope: &ListScope) -> Listing {
+        let primary = async {
+            let primary = self.primary()?;
+            primary.asked(&primary.reads, primary.store.list(scope)).await
+        };
+        let (primary, fallback) = tokio::join!(primary, self.fallback.list(scope));
+        Listing { primary, fallback }
+    }
+
+    /// Asks both for one object, as a listing of at most one.
+    pub async fn look(&self, key: &ObjectKey) -> Listing {
+        let primary = async { Ok(self.head_primary(key).await?.into_iter().collect()) };
+        let fallback = async { Ok(self.fallback.head(key).await?.into_iter().collect()) };
+        let (primary, fallback) = tokio::join!(primary, fallback);
+        Listing { primary, fallback }
+    }
+
+    /// Asks the primary for one object.
+    pub async fn head_primary(&self, key: &ObjectKey) -> Result<Option<StoredObject>, PrimaryError> {
+        let primary = self.primary()?;
+        primary.asked(&primary.reads, primary.store.head(key)).await
+    }
+
+    /// Opens an object in the primary.
+    pub async fn open_primary(
+        &self,
+        key: &ObjectKey,
+        range: Option<std::ops::Range<u64>>,
+    ) -> Result<Option<super::OpenObject>, PrimaryError> {
+        let primary = self.primary()?;
+        primary.asked(&primary.reads, primary.store.open(key, range)).await
+    }
+
+    /// Deletes from the primary and confirms it. `false` if there was nothing.
+    pub async fn delete_primary(&self, key: &ObjectKey) -> Result<bool, PrimaryError> {
+        let primary = self.primary()?;
+        primary.asked(&primary.writes, primary.store.delete(key)).await
+    }
+
+    /// Asks the primary what it takes, and remembers the answer.
+    pub async fn probe_primary(&self) -> Result<Probe, PrimaryError> {
+        let primary = self.primary()?;
+        let probe = primary.asked(&primary.reads, primary.store.probe()).await?;
+        *lock(&primary.probed) = Some(probe.clone());
+        Ok(probe)
+    }
+
+    /// How the primary is; `None` without one.
+    pub fn primary_status(&self) -> Option<PrimaryStatus> {
+        let primary = self.primary.as_ref()?;
+        let now = Instant::now();
+        let (reads, writes) = (lock(&primary.reads), lock(&primary.writes));
+        let worse = if writes.state(now) != State::Closed { &writes } else { &reads };
+        Some(PrimaryStatus {
+            state: worse.state(now),
+            cause: worse.cause().map(str::to_owned),
+            probed: lock(&primary.probed).clone(),
+        })
+    }
+
+    /// Where anybody can read the cloud copy; `None` in a private bucket.
+    pub fn public_url(&self, key: &ObjectKey) -> Option<String> {
+        self.primary.as_ref()?.store.public_url(key)
+    }
+
+    /// Where the cloud copy can be read: its public address, or one made for this answer.
+    pub async fn url(&self, key: &ObjectKey) -> Result<ObjectUrl, PrimaryError> {
+        let primary = self.primary()?;
+        if let Some(url) = primary.store.public_url(key) {
+            return Ok(ObjectUrl { url, expires_at: None });
+        }
+        let expires_at = OffsetDateTime::now_utc() + self.signed_url_ttl;
+        let signed = primary.asked(&primary.reads, primary.store.signed_url(key, self.signed_url_ttl)).await?;
+        let no_url = || StorageError::certain(StoreKind::Supabase, Kind::Refused, "it gave no address");
+        Ok(ObjectUrl { url: signed.ok_or_else(no_url)?, expires_at: Some(expires_at) })
+    }
+}
+
+/// What the breaker looks at, without what lies below.
+fn clone_blame(error: &StorageError) -> StorageError {
+    StorageError::certain(error.store, error.kind, chain(error))
+}
+
+/// Ends when `patience` has passed since the source was complete; never before.
+async fn out_of_patience(source: &SpoolReader, patience: Duration) {
+    match source.completed().await {
+        Ok(_) => tokio::time::sleep(patience).await,
+        // Abandoned: the put itself ends with that.
+        Err(_) => std::future::pending().await,
+    }
+}
