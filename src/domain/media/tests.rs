@@ -64,6 +64,12 @@ fn audio_only_webm_is_known_when_its_tracks_come_first() {
     assert_eq!(kind(&live_webm(&[])), Some(("video/webm", "webm")));
     let whole = live_webm(&[2, 2]);
     assert_eq!(kind(&whole[..90]), Some(("video/webm", "webm")), "cut within the tracks");
+
+    // An unknown size in one byte looks like 127; the tracks lie beyond that.
+    let entry = element(b"\xae", &element(b"\x83", &[2]));
+    let segment = [element(b"\xec", &[0; 200]), element(b"\x16\x54\xae\x6b", &entry)].concat();
+    let unknown = [ebml_head(b"webm"), b"\x18\x53\x80\x67\xff".to_vec(), segment].concat();
+    assert_eq!(kind(&unknown), Some(("audio/webm", "webm")));
 }
 
 fn ftyp(major: &[u8]) -> Vec<u8> {
