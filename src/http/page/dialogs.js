@@ -2,7 +2,11 @@
 
 import { address, api } from './api.js';
 import { byId, make, setName } from './dom.js';
-import { mediaKind } from './words.js';
+import { mediaKind, size } from './words.js';
+
+// A recording without a length must be read to its end before the controls can seek; up to this size
+// that is done unasked.
+const MEASURE_BYTES = 64 * 2 ** 20;
 
 /** Asks; true only for the destructive button. The focus starts on Cancel. */
 export function ask({ title, name, text, confirm }) {
@@ -42,20 +46,33 @@ export function play(session, recording) {
   if (kind === 'video') media.playsInline = true;
   media.setAttribute('aria-label', recording.original_filename || recording.filename);
   note.textContent = '';
+  byId('player-measure').hidden = true;
   setName(byId('player-title'), recording.original_filename || recording.filename);
   byId('player-stage').replaceChildren(media);
   byId('player-stage').dataset.kind = kind;
-  media.addEventListener('loadedmetadata', () => measure(media, note), { once: true });
+  media.addEventListener('loadedmetadata', () => findLength(media, recording.file_size, note), { once: true });
   media.addEventListener('error', () => explain(media, session, recording, note));
   byId('player').showModal();
   media.focus();
   media.play().catch(() => {}); // where starting by itself is not allowed, the controls are there
 }
 
-/** A browser's own live recording carries no length, so its controls could not seek. Jumping past the
- *  end makes the browser look for the end; then it starts from the beginning. */
-function measure(media, note) {
+/** A browser's own live recording carries no length, so its controls can't seek. */
+function findLength(media, bytes, note) {
   if (Number.isFinite(media.duration)) return;
+  if (bytes <= MEASURE_BYTES) return measure(media, note);
+  const button = byId('player-measure');
+  note.textContent = `This recording does not say how long it is, so its controls can’t seek yet. Finding its end reads all ${size(bytes)}.`;
+  button.hidden = false;
+  button.onclick = () => {
+    button.hidden = true;
+    media.focus();
+    measure(media, note);
+  };
+}
+
+/** Jumping past the end makes the browser look for the end; then it starts from the beginning. */
+function measure(media, note) {
   note.textContent = 'Measuring the length…';
   const settled = () => {
     media.removeEventListener('durationchange', look);

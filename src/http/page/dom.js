@@ -37,7 +37,8 @@ export function setText(element, text) {
 /** Sets a name, with places to break a long one where a reader would. */
 export function setName(element, name) {
   if (element.textContent === name) return;
-  element.replaceChildren(...name.match(/\.?[^._-]*[_-]*/g).filter(Boolean).flatMap((piece) => [piece, make('wbr')]));
+  const pieces = (word) => (word.length < 24 ? [word] : word.match(/\.?[^._-]*[_-]*/g).filter(Boolean).flatMap((piece) => [piece, make('wbr')]));
+  element.replaceChildren(...name.split(/(\s+)/).flatMap(pieces));
 }
 
 /** Says something to people who can't see the page. */

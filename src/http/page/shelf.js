@@ -168,7 +168,7 @@ async function remove(item, button) {
   const sure = await ask({
     title: 'Delete this recording?',
     name: title === item.filename ? item.filename : `${title}\n${item.filename}`,
-    text: `${size(item.file_size)}. It is removed from the cloud and from this gateway, for good.`,
+    text: `${size(item.file_size)}. Every copy is removed, for good.`,
     confirm: 'Delete',
   });
   if (!sure) return;
@@ -193,7 +193,7 @@ async function removeSession() {
   const sure = await ask({
     title: 'Delete the whole session?',
     name: session,
-    text: `${count(total, 'recording')} will be removed from the cloud and from this gateway, for good.`,
+    text: `${count(total, 'recording')} and every copy of them will be removed, for good.`,
     confirm: total === 1 ? 'Delete 1 recording' : `Delete ${total.toLocaleString()} recordings`,
   });
   if (!sure) return;

@@ -107,7 +107,8 @@ function pacing(bytes, total, perSecond) {
 function finish(entry, answer) {
   const inCloud = answer.storage_type === 'supabase';
   show(entry, 'done', inCloud ? 'In the cloud' : 'Kept locally', answer.message);
-  entry.element.dataset.place = inCloud ? 'cloud' : 'local';
+  // Without a cloud the disk is where recordings belong; with one it is second best.
+  entry.element.dataset.place = inCloud || config.cloud_configured === false ? 'home' : 'fallback';
   announce(answer.message || `${entry.file.name} is stored.`);
   whenStored(entry.session);
 }
