@@ -6,5 +6,6 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod runtime;
+pub mod service;
 pub mod spool;
 pub mod storage;

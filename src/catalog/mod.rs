@@ -7,7 +7,10 @@
 mod job;
 pub mod sqlite;
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
+use time::OffsetDateTime;
 
 pub use self::job::{Job, JobKind};
 use crate::domain::merge::Deleted;
@@ -77,6 +80,8 @@ pub struct View {
     pub recordings: Vec<Recording>,
     /// What was deleted there.
     pub deleted: Deleted,
+    /// Names of uploads on their way in.
+    pub reserved: HashSet<ObjectKey>,
 }
 
 /// Figures for operators.
@@ -136,8 +141,11 @@ pub trait Catalog: Send + Sync {
     /// `pending`. Repeating it adds to `pending`.
     async fn entomb(&self, key: &ObjectKey, pending: StoreSet) -> Result<(), CatalogError>;
 
-    /// The tombstone of a name, also of one whose session is being deleted.
+    /// The tombstone of a name.
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>, CatalogError>;
+
+    /// When a session was deleted whose cloud part is still to be deleted.
+    async fn session_tombstone(&self, session: &SessionId) -> Result<Option<OffsetDateTime>, CatalogError>;
 
     /// A store confirmed the deletion. When no store is left, the job goes; the tombstone stays.
     async fn confirm_deleted(&self, key: &ObjectKey, store: StoreKind) -> Result<(), CatalogError>;

@@ -8,7 +8,7 @@
 //! - a store that could not be asked is believed to hold what the catalogue says it holds;
 //! - a row whose bytes no store has is shown as missing, not dropped: a listing that hides a loss is a lie.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use time::OffsetDateTime;
 
@@ -41,8 +41,9 @@ pub struct StoredObject {
 pub struct Deleted {
     /// Single recordings.
     pub keys: HashSet<ObjectKey>,
-    /// Whole sessions whose cloud objects could not all be named yet: what the catalogue does not know is hidden.
-    pub sessions: HashSet<SessionId>,
+    /// Whole sessions whose cloud objects could not be named then, with the time: what the bucket held at that time
+    /// and the catalogue does not know is hidden.
+    pub sessions: HashMap<SessionId, OffsetDateTime>,
 }
 
 /// Everything known about one session, or about all of them.
@@ -103,9 +104,7 @@ pub fn merge(sources: Sources) -> Vec<Listed> {
     let deleted = sources.deleted;
     let mut rows: Vec<Listed> = found
         .into_iter()
-        .filter(|(key, found)| {
-            !deleted.keys.contains(key) && (found.row.is_some() || !deleted.sessions.contains(&key.session))
-        })
+        .filter(|(key, found)| !deleted.keys.contains(key) && !went_with_session(&deleted, key, found))
         .map(|(_, found)| match found.row {
             Some(row) => known(row, found.supabase, found.local, cloud_asked),
             None => unknown(found.supabase, found.local),
@@ -113,6 +112,13 @@ pub fn merge(sources: Sources) -> Vec<Listed> {
         .collect();
     rows.sort_by_cached_key(|row| std::cmp::Reverse(row.position()));
     rows
+}
+
+fn went_with_session(deleted: &Deleted, key: &ObjectKey, found: &Found) -> bool {
+    let Some(deleted_at) = deleted.sessions.get(&key.session) else { return false };
+    found.row.is_none()
+        && found.local.is_none()
+        && found.supabase.as_ref().is_some_and(|object| object.modified_at <= *deleted_at)
 }
 
 fn known(

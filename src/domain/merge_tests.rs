@@ -92,16 +92,16 @@ fn a_row_without_bytes_is_shown_as_missing() {
 fn deleted_names_and_sessions_stay_hidden() {
     let mut sources = Sources {
         recordings: vec![row(2, 5, 2, StoreSet::only(StoreKind::Local))],
-        supabase: Some(vec![object(1, 5, 1), object(3, 5, 1)]),
+        supabase: Some(vec![object(1, 5, 1), object(3, 5, 1), object(4, 5, 9)]),
         local: vec![object(2, 5, 2)],
         ..Sources::default()
     };
     sources.deleted.keys.insert(key(1));
     let names: Vec<_> = merge(sources.clone()).into_iter().map(|r| r.recording.key).collect();
-    assert_eq!(names, [key(2), key(3)]);
-    sources.deleted.sessions.insert(SessionId::parse("s").unwrap());
+    assert_eq!(names, [key(4), key(2), key(3)]);
+    sources.deleted.sessions.insert(SessionId::parse("s").unwrap(), at(5));
     let names: Vec<_> = merge(sources).into_iter().map(|r| r.recording.key).collect();
-    assert_eq!(names, [key(2)], "only what was uploaded since is shown");
+    assert_eq!(names, [key(4), key(2)], "only what was uploaded since is shown");
 }
 
 fn objects() -> impl Strategy<Value = Vec<StoredObject>> {
@@ -122,7 +122,7 @@ proptest! {
         }).collect();
         let sources = Sources {
             recordings: recordings.clone(),
-            deleted: Deleted { keys: gone.iter().map(|n| key(*n)).collect(), sessions: HashSet::new() },
+            deleted: Deleted { keys: gone.iter().map(|n| key(*n)).collect(), sessions: HashMap::new() },
             supabase: cloud.clone(),
             local: local.clone(),
         };

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 
 use self::rows::{RECORDING_COLUMNS, micros, recording_of};
 use super::{Answered, Begun, Catalog, CatalogError, Counts, Job, JobKind, RequestKey, Tombstone, View};
+use crate::domain::merge::Deleted;
 use crate::domain::{Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
 use crate::storage::ListScope;
 
@@ -207,7 +208,7 @@ impl Catalog for SqliteCatalog {
                 "SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2
                  UNION ALL SELECT 1 FROM tombstones WHERE session_id = $1 AND filename = $2
                  UNION ALL SELECT 1 FROM reservations WHERE session_id = $1 AND filename = $2
-                 UNION ALL SELECT 1 FROM session_tombstones WHERE session_id = $1 LIMIT 1",
+                 LIMIT 1",
             )
             .bind(session)
             .bind(filename)
@@ -254,15 +255,24 @@ impl Catalog for SqliteCatalog {
             .bind(session)
             .fetch_all(&mut *tx)
             .await?;
-        let sessions = sqlx::query("SELECT session_id FROM session_tombstones WHERE $1 = '' OR session_id = $1")
+        let reserved = sqlx::query("SELECT session_id, filename FROM reservations WHERE $1 = '' OR session_id = $1")
             .bind(session)
             .fetch_all(&mut *tx)
             .await?;
-        let mut view = View::default();
-        view.recordings = recordings.iter().map(recording_of).collect::<Result<_>>()?;
-        view.deleted.keys = tombstones.iter().map(rows::key_of).collect::<Result<_>>()?;
-        view.deleted.sessions = sessions.iter().map(rows::session_of).collect::<Result<_>>()?;
-        Ok(view)
+        let sessions = sqlx::query(
+            "SELECT session_id, deleted_at FROM session_tombstones WHERE $1 = '' OR session_id = $1",
+        )
+            .bind(session)
+            .fetch_all(&mut *tx)
+            .await?;
+        Ok(View {
+            recordings: recordings.iter().map(recording_of).collect::<Result<_>>()?,
+            deleted: Deleted {
+                keys: tombstones.iter().map(rows::key_of).collect::<Result<_>>()?,
+                sessions: sessions.iter().map(rows::session_and_time_of).collect::<Result<_>>()?,
+            },
+            reserved: reserved.iter().map(rows::key_of).collect::<Result<_>>()?,
+        })
     }
 
     async fn mark_stored(&self, key: &ObjectKey, stores: StoreSet, durability: Durability) -> Result<bool> {
@@ -328,11 +338,7 @@ impl Catalog for SqliteCatalog {
 
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>> {
         let row = sqlx::query(
-            "SELECT pending_supabase, pending_local FROM tombstones WHERE session_id = $1 AND filename = $2
-             UNION ALL
-             SELECT 1, 0 FROM session_tombstones WHERE session_id = $1 AND NOT EXISTS
-                 (SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2)
-             LIMIT 1",
+            "SELECT pending_supabase, pending_local FROM tombstones WHERE session_id = $1 AND filename = $2",
         )
         .bind(key.session.as_str())
         .bind(key.filename.as_str())
@@ -341,6 +347,14 @@ impl Catalog for SqliteCatalog {
         let Some(row) = row else { return Ok(None) };
         let pending = StoreSet { supabase: row.try_get::<i64, _>(0)? != 0, local: row.try_get::<i64, _>(1)? != 0 };
         Ok(Some(Tombstone { pending }))
+    }
+
+    async fn session_tombstone(&self, session: &SessionId) -> Result<Option<OffsetDateTime>> {
+        let row = sqlx::query("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
+            .bind(session.as_str())
+            .fetch_optional(&self.read)
+            .await?;
+        Ok(row.as_ref().map(rows::session_and_time_of).transpose()?.map(|(_, at)| at))
     }
 
     async fn confirm_deleted(&self, key: &ObjectKey, store: StoreKind) -> Result<()> {

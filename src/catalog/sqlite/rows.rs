@@ -20,7 +20,15 @@ fn corrupt(what: impl std::fmt::Display) -> CatalogError {
     CatalogError::Corrupt(what.to_string())
 }
 
-pub(super) fn session_of(row: &SqliteRow) -> Result<SessionId, CatalogError> {
+fn time_of(us: i64) -> Result<OffsetDateTime, CatalogError> {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000).map_err(|_| corrupt(us))
+}
+
+pub(super) fn session_and_time_of(row: &SqliteRow) -> Result<(SessionId, OffsetDateTime), CatalogError> {
+    Ok((session_of(row)?, time_of(row.try_get(1)?)?))
+}
+
+fn session_of(row: &SqliteRow) -> Result<SessionId, CatalogError> {
     let text: String = row.try_get(0)?;
     SessionId::parse(&text).map_err(|_| corrupt(text))
 }
@@ -45,8 +53,7 @@ pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, CatalogError> {
             supabase: row.try_get::<i64, _>(7)? != 0,
             local: row.try_get::<i64, _>(8)? != 0,
         },
-        uploaded_at: OffsetDateTime::from_unix_timestamp_nanos(i128::from(uploaded_at) * 1000)
-            .map_err(|_| corrupt(&key))?,
+        uploaded_at: time_of(uploaded_at)?,
         parked_reason: row.try_get(10)?,
         upload_id: row.try_get(11)?,
         key,

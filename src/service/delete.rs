@@ -1,0 +1,170 @@
+//! Deletion: the tombstone first, then the stores, then their confirmation. From the moment the tombstone is written
+//! the recording is gone from every answer, whatever happens to the rest.
+
+use crate::domain::{ObjectKey, SessionId, StoreKind, StoreSet};
+use crate::runtime::metrics;
+use crate::service::{ServiceError, Services};
+use crate::storage::tiered::PrimaryError;
+use crate::storage::{ListScope, chain};
+
+/// What became of a deletion.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deletion {
+    /// Stores that had it and confirmed that it is gone.
+    pub deleted_from: StoreSet,
+    /// Stores that could not be asked; a job finishes the work.
+    pub pending: StoreSet,
+}
+
+/// What became of the deletion of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionDeletion {
+    /// Recordings that are gone from every answer.
+    pub count: usize,
+    /// Stores that could not be asked.
+    pub pending: StoreSet,
+}
+
+impl Services {
+    /// Deletes one recording from every store. Runs detached once the tombstone is being written.
+    ///
+    /// # Errors
+    /// [`ServiceError::NotFound`] if no store has it and none is left to be asked.
+    pub async fn delete_recording(&self, key: &ObjectKey) -> Result<Deletion, ServiceError> {
+        let (services, key) = (self.clone(), key.clone());
+        self.tasks.spawn(async move { services.delete_now(&key).await }).await.unwrap_or(Err(ServiceError::Unexpected))
+    }
+
+    async fn delete_now(&self, key: &ObjectKey) -> Result<Deletion, ServiceError> {
+        if let Some(tombstone) = self.catalog.tombstone(key).await? {
+            if tombstone.pending.is_empty() {
+                return Err(ServiceError::NotFound);
+            }
+            // Asked again while a store is still to confirm: try it now.
+            let again = self.finish_deletion(key, tombstone.pending).await?;
+            return Ok(again);
+        }
+        match self.find(key).await {
+            Ok(_) => {}
+            // Unknown here and the cloud cannot say: if it has it, it will have to go.
+            Err(ServiceError::Cloud(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let everywhere = StoreSet { supabase: self.stores.has_primary(), local: true };
+        self.catalog.entomb(key, everywhere).await?;
+        let deletion = self.finish_deletion(key, everywhere).await?;
+        metrics::deleted(if deletion.pending.is_empty() { "done" } else { "pending" });
+        Ok(deletion)
+    }
+
+    /// Deletes from the stores in `pending` and notes their confirmation. Safe to drop and to repeat.
+    pub(super) async fn finish_deletion(
+        &self,
+        key: &ObjectKey,
+        pending: StoreSet,
+    ) -> Result<Deletion, ServiceError> {
+        let mut deletion = Deletion::default();
+        if pending.local {
+            match self.stores.fallback().delete(key).await {
+                Ok(existed) => {
+                    deletion.deleted_from.local = existed;
+                    self.catalog.confirm_deleted(key, StoreKind::Local).await?;
+                }
+                Err(error) => {
+                    tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's file is still to be removed");
+                    deletion.pending.local = true;
+                }
+            }
+        }
+        if pending.supabase {
+            match self.stores.delete_primary(key).await {
+                Ok(existed) => {
+                    deletion.deleted_from.supabase = existed;
+                    self.catalog.confirm_deleted(key, StoreKind::Supabase).await?;
+                }
+                Err(error) => {
+                    tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's object is still to be removed from the cloud");
+                    deletion.pending.supabase = true;
+                }
+            }
+        }
+        if !deletion.pending.is_empty() {
+            self.bell.notify_one();
+        }
+        Ok(deletion)
+    }
+
+    /// Deletes every recording of a session. Runs detached.
+    ///
+    /// # Errors
+    /// [`ServiceError::EmptySession`] if there is nothing to delete and every store could be asked.
+    pub async fn delete_session(&self, session: &SessionId) -> Result<SessionDeletion, ServiceError> {
+        let (services, session) = (self.clone(), session.clone());
+        let task = async move { services.delete_session_now(&session).await };
+        self.tasks.spawn(task).await.unwrap_or(Err(ServiceError::Unexpected))
+    }
+
+    async fn delete_session_now(&self, session: &SessionId) -> Result<SessionDeletion, ServiceError> {
+        let merged = self.merged(&ListScope::Session(session.clone())).await?;
+        let cloud_unknown = merged.unavailable.contains(&StoreKind::Supabase);
+        if merged.rows.is_empty() && !cloud_unknown {
+            return Err(ServiceError::EmptySession);
+        }
+        let mut result = SessionDeletion { count: merged.rows.len(), ..SessionDeletion::default() };
+        if cloud_unknown {
+            // What it holds cannot be named now, so all of it is hidden until it can.
+            self.catalog.entomb_session(session).await?;
+            result.pending.supabase = true;
+        }
+        let everywhere = StoreSet { supabase: self.stores.has_primary(), local: true };
+        // First every tombstone, so that the whole session is gone from every answer; then the stores.
+        for row in &merged.rows {
+            self.catalog.entomb(&row.recording.key, everywhere).await?;
+        }
+        for row in &merged.rows {
+            let deletion = self.finish_deletion(&row.recording.key, everywhere).await?;
+            result.pending.supabase |= deletion.pending.supabase;
+            result.pending.local |= deletion.pending.local;
+            metrics::deleted(if deletion.pending.is_empty() { "done" } else { "pending" });
+        }
+        Ok(result)
+    }
+
+    /// Finishes the deletion of a session whose cloud part could not be named: deletes every object there that the
+    /// catalogue does not know. Safe to drop and to repeat.
+    pub(super) async fn finish_session_deletion(&self, session: &SessionId) -> Result<(), PrimaryOrService> {
+        let Some(deleted_at) = self.catalog.session_tombstone(session).await.map_err(ServiceError::from)? else {
+            return Ok(());
+        };
+        let scope = ListScope::Session(session.clone());
+        let objects = self.stores.list(&scope).await.primary?;
+        // Read after the list: the object of an upload that runs meanwhile has its row by now, or its name is
+        // reserved still.
+        let view = self.catalog.view(&scope).await.map_err(ServiceError::from)?;
+        for object in objects {
+            let known = view.recordings.iter().any(|row| row.key == object.key);
+            if known || view.reserved.contains(&object.key) || object.modified_at > deleted_at {
+                continue;
+            }
+            self.catalog
+                .entomb(&object.key, StoreSet { supabase: true, local: false })
+                .await
+                .map_err(ServiceError::from)?;
+            self.stores.delete_primary(&object.key).await?;
+            self.catalog.confirm_deleted(&object.key, StoreKind::Supabase).await.map_err(ServiceError::from)?;
+        }
+        self.catalog.confirm_session_deleted(session).await.map_err(ServiceError::from)?;
+        Ok(())
+    }
+}
+
+/// Why background work on the cloud stopped.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PrimaryOrService {
+    /// The cloud.
+    #[error("the cloud did not do it")]
+    Primary(#[from] PrimaryError),
+    /// Something here.
+    #[error("it could not be done here")]
+    Service(#[from] ServiceError),
+}

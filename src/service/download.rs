@@ -1,0 +1,52 @@
+//! Downloads: the bytes of a recording from wherever they are, or the address where they can be had.
+
+use std::ops::Range;
+
+use crate::domain::merge::Listed;
+use crate::domain::{ObjectKey, StoreKind};
+use crate::service::{ServiceError, Services};
+use crate::storage::OpenObject;
+use crate::storage::tiered::ObjectUrl;
+
+impl Services {
+    /// What to serve for `key` and from which store. The local copy is preferred: it costs nobody anything.
+    ///
+    /// Safe to drop.
+    pub async fn locate(&self, key: &ObjectKey) -> Result<(Listed, StoreKind), ServiceError> {
+        if self.catalog.tombstone(key).await?.is_some() {
+            return Err(ServiceError::NotFound);
+        }
+        // With a row and a file there is no need to ask the cloud.
+        if let Some(recording) = self.catalog.get(key).await?
+            && let Some(file) = self.stores.fallback().head(key).await?
+            && file.size_bytes == recording.size_bytes
+        {
+            return Ok((Listed { recording, missing: false }, StoreKind::Local));
+        }
+        let found = self.find(key).await?;
+        if found.missing {
+            return Err(ServiceError::NotFound);
+        }
+        let store = if found.recording.stores.local { StoreKind::Local } else { StoreKind::Supabase };
+        Ok((found, store))
+    }
+
+    /// Opens the bytes, whole or a range within them. Safe to drop.
+    pub async fn open(
+        &self,
+        key: &ObjectKey,
+        store: StoreKind,
+        range: Option<Range<u64>>,
+    ) -> Result<OpenObject, ServiceError> {
+        let opened = match store {
+            StoreKind::Local => self.stores.fallback().open(key, range).await?,
+            StoreKind::Supabase => self.stores.open_primary(key, range).await.map_err(ServiceError::Cloud)?,
+        };
+        opened.ok_or(ServiceError::NotFound)
+    }
+
+    /// Where the cloud copy can be read. Safe to drop.
+    pub async fn cloud_url(&self, key: &ObjectKey) -> Result<ObjectUrl, ServiceError> {
+        self.stores.url(key).await.map_err(ServiceError::Cloud)
+    }
+}

@@ -1,0 +1,162 @@
+//! Listings: the catalogue and both stores as one. The catalogue is read first: what was deleted before the question
+//! came is hidden whatever a slow store still says.
+
+use std::collections::BTreeMap;
+
+use crate::domain::merge::{Deleted, Listed, Sources, merge};
+use crate::domain::page::{PageRequest, Position};
+use crate::domain::{ObjectKey, SessionId, StoreKind};
+use crate::service::{ServiceError, Services};
+use crate::storage::tiered::{Listing, PrimaryError};
+use crate::storage::{ListScope, chain};
+
+/// A merged listing.
+#[derive(Debug)]
+pub struct Merged {
+    /// Newest first.
+    pub rows: Vec<Listed>,
+    /// Stores that could not be asked; then the rows are what is known.
+    pub unavailable: Vec<StoreKind>,
+}
+
+/// One page of a session's recordings.
+#[derive(Debug)]
+pub struct RecordingsPage {
+    /// The page.
+    pub rows: Vec<Listed>,
+    /// Recordings in the session.
+    pub total: usize,
+    /// Where the next page begins.
+    pub next_cursor: Option<String>,
+    /// Stores that could not be asked.
+    pub unavailable: Vec<StoreKind>,
+}
+
+/// One session in the list of sessions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionSummary {
+    /// Its id.
+    pub session: SessionId,
+    /// Recordings in it.
+    pub count: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Its newest recording's place in the list.
+    pub newest: Position,
+}
+
+/// One page of sessions.
+#[derive(Debug)]
+pub struct SessionsPage {
+    /// The page, the session with the newest recording first.
+    pub rows: Vec<SessionSummary>,
+    /// Sessions in all.
+    pub total: usize,
+    /// Where the next page begins.
+    pub next_cursor: Option<String>,
+    /// Stores that could not be asked.
+    pub unavailable: Vec<StoreKind>,
+}
+
+impl Services {
+    /// The recordings of a session. Safe to drop.
+    pub async fn list_recordings(
+        &self,
+        session: &SessionId,
+        page: &PageRequest,
+    ) -> Result<RecordingsPage, ServiceError> {
+        let merged = self.merged(&ListScope::Session(session.clone())).await?;
+        let total = merged.rows.len();
+        let (rows, next_cursor) = page.cut(merged.rows, Listed::position);
+        Ok(RecordingsPage { rows, total, next_cursor, unavailable: merged.unavailable })
+    }
+
+    /// All sessions. Safe to drop.
+    pub async fn list_sessions(&self, page: &PageRequest) -> Result<SessionsPage, ServiceError> {
+        let merged = self.merged(&ListScope::Everything).await?;
+        let mut sessions: BTreeMap<SessionId, SessionSummary> = BTreeMap::new();
+        for row in &merged.rows {
+            let session = row.recording.key.session.clone();
+            // Rows come newest first, so the first of a session is its newest.
+            let summary = sessions.entry(session.clone()).or_insert_with(|| SessionSummary {
+                newest: Position { time_us: row.position().time_us, name: session.to_string() },
+                session,
+                count: 0,
+                bytes: 0,
+            });
+            summary.count += 1;
+            summary.bytes += row.recording.size_bytes;
+        }
+        let mut rows: Vec<SessionSummary> = sessions.into_values().collect();
+        rows.sort_by(|a, b| b.newest.cmp(&a.newest));
+        let total = rows.len();
+        let (rows, next_cursor) = page.cut(rows, |row| row.newest.clone());
+        Ok(SessionsPage { rows, total, next_cursor, unavailable: merged.unavailable })
+    }
+
+    /// Everything in the scope. Safe to drop.
+    pub async fn merged(&self, scope: &ListScope) -> Result<Merged, ServiceError> {
+        let view = self.catalog.view(scope).await?;
+        let listing = self.stores.list(scope).await;
+        self.merge_listing(view.recordings, view.deleted, listing)
+    }
+
+    /// One recording, wherever it is. Safe to drop.
+    ///
+    /// # Errors
+    /// [`ServiceError::Cloud`] if nobody here knows it and the cloud could not be asked.
+    pub async fn find(&self, key: &ObjectKey) -> Result<Listed, ServiceError> {
+        if self.catalog.tombstone(key).await?.is_some() {
+            return Err(ServiceError::NotFound);
+        }
+        let row = self.catalog.get(key).await?;
+        let mut listing = self.stores.look(key).await;
+        let cloud_error = match &mut listing.primary {
+            Err(PrimaryError::NotConfigured) | Ok(_) => None,
+            Err(error) => Some(std::mem::replace(error, PrimaryError::NotConfigured)),
+        };
+        let mut deleted = Deleted::default();
+        if row.is_none()
+            && let Some(at) = self.catalog.session_tombstone(&key.session).await?
+        {
+            deleted.sessions.insert(key.session.clone(), at);
+        }
+        let merged = self.merge_listing(row.into_iter().collect(), deleted, listing)?;
+        match (merged.rows.into_iter().next(), cloud_error) {
+            (Some(found), _) => Ok(found),
+            (None, Some(error)) => Err(ServiceError::Cloud(error)),
+            (None, None) => Err(ServiceError::NotFound),
+        }
+    }
+
+    /// The newest recording of a session. Safe to drop.
+    pub async fn find_newest(&self, session: &SessionId) -> Result<Listed, ServiceError> {
+        let merged = self.merged(&ListScope::Session(session.clone())).await?;
+        // A recording whose bytes are gone is no answer as long as there is one that can be had.
+        let (there, missing): (Vec<_>, Vec<_>) = merged.rows.into_iter().partition(|row| !row.missing);
+        there.into_iter().chain(missing).next().ok_or(ServiceError::EmptySession)
+    }
+
+    fn merge_listing(
+        &self,
+        recordings: Vec<crate::domain::Recording>,
+        deleted: Deleted,
+        listing: Listing,
+    ) -> Result<Merged, ServiceError> {
+        let mut unavailable = Vec::new();
+        let supabase = match listing.primary {
+            Ok(objects) => Some(objects),
+            Err(PrimaryError::NotConfigured) => None,
+            Err(error) => {
+                tracing::info!(error = %chain(&error), "answering without the cloud");
+                unavailable.push(StoreKind::Supabase);
+                None
+            }
+        };
+        let local = match listing.fallback {
+            Ok(objects) => objects,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Merged { rows: merge(Sources { recordings, deleted, supabase, local }), unavailable })
+    }
+}

@@ -1,0 +1,206 @@
+//! Work in the background: bringing what only the local disk has to the cloud, and finishing deletions. Each call
+//! tries one job once; when it is tried again is the runner's business.
+//!
+//! Invariant: the local copy goes only after the cloud copy was compared, and a recording that was deleted while it
+//! was being sent is deleted from the cloud again.
+
+use md5::{Digest as _, Md5};
+use sha2::Sha256;
+
+use super::delete::PrimaryOrService;
+use super::{ServiceError, Services, Verify};
+use crate::catalog::{Job, JobKind};
+use crate::domain::{ContentDigest, Durability, ObjectKey, Recording, StoreKind, StoreSet};
+use crate::storage::tiered::PrimaryError;
+use crate::storage::{Kind, ObjectMeta, StorageError, chain};
+use futures_util::StreamExt;
+
+/// How a try ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Tried {
+    /// The job is done and gone.
+    Done,
+    /// The cloud will not take it; the job is gone and the recording says why.
+    Parked,
+    /// It has to be tried again, for this reason.
+    Again(String),
+}
+
+impl Services {
+    /// Tries a job once. Safe to drop and to repeat.
+    pub async fn try_job(&self, job: &Job) -> Tried {
+        let done = match &job.kind {
+            JobKind::Sync(key) => self.sync_recording(key).await,
+            JobKind::Delete(key) => self.resume_deletion(key).await,
+            JobKind::DeleteSession(session) => self.finish_session_deletion(session).await.map(|()| Tried::Done),
+        };
+        match done {
+            Ok(tried) => tried,
+            Err(error) => Tried::Again(chain(&error)),
+        }
+    }
+
+    async fn resume_deletion(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
+        let Some(tombstone) = self.catalog.tombstone(key).await.map_err(ServiceError::from)? else {
+            return Ok(Tried::Done);
+        };
+        let deletion = self.finish_deletion(key, tombstone.pending).await?;
+        Ok(match deletion.pending.iter().next() {
+            None => Tried::Done,
+            Some(store) => Tried::Again(format!("{store} did not confirm the deletion")),
+        })
+    }
+
+    /// Sends one recording to the cloud, compares it there, and lets the local copy go.
+    async fn sync_recording(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
+        let Some(recording) = self.catalog.get(key).await.map_err(ServiceError::from)? else {
+            return Ok(Tried::Done);
+        };
+        if recording.stores.supabase {
+            return Ok(Tried::Done);
+        }
+        let Some(source) = self.stores.fallback().source(key).await.map_err(ServiceError::from)? else {
+            return Ok(Tried::Again("the local file is missing".into()));
+        };
+        let local = Digests::of(&source, self.rules.verify == Verify::Etag).await?;
+        if source.complete_size() != Some(recording.size_bytes)
+            || recording.sha256.is_some_and(|digest| digest != local.sha256)
+        {
+            self.catalog
+                .park(key, "the local file is not the recording that was stored; it was changed or damaged")
+                .await
+                .map_err(ServiceError::from)?;
+            return Ok(Tried::Parked);
+        }
+        let meta = ObjectMeta {
+            content_type: recording.content_type.clone(),
+            upload_id: match recording.upload_id.as_str() {
+                // A file that was dropped in has none yet; its digest names it as well.
+                "" => format!("sha256:{}", local.sha256),
+                id => id.to_owned(),
+            },
+            sha256: Some(local.sha256),
+            original_filename: recording.original_filename.clone(),
+        };
+        let size = Some(recording.size_bytes);
+        match self.stores.put_primary(key, &source, size, &meta).await {
+            Ok(()) => {}
+            Err(error) if error.name_is_taken() => {
+                // Other bytes of this name; the same bytes, sent by somebody else, will do.
+                if !self.same_in_cloud(key, &recording, &local).await? {
+                    let reason = "the bucket has another object of this name";
+                    self.catalog.park(key, reason).await.map_err(ServiceError::from)?;
+                    return Ok(Tried::Parked);
+                }
+            }
+            Err(error) => match error.parks() {
+                Some(reason) => {
+                    self.catalog.park(key, reason).await.map_err(ServiceError::from)?;
+                    return Ok(Tried::Parked);
+                }
+                None => return Err(error.into()),
+            },
+        }
+        let durability = self.compare_in_cloud(key, &recording, &local).await?;
+        self.settle_synced(key, durability).await
+    }
+
+    async fn settle_synced(&self, key: &ObjectKey, durability: Durability) -> Result<Tried, PrimaryOrService> {
+        let both = StoreSet { supabase: true, local: true };
+        if !self.catalog.mark_stored(key, both, durability).await.map_err(ServiceError::from)? {
+            // Deleted while it was being sent.
+            self.stores.delete_primary(key).await?;
+            return Ok(Tried::Done);
+        }
+        if !self.rules.keep_local {
+            self.stores.fallback().delete(key).await.map_err(ServiceError::from)?;
+            let cloud = StoreSet::only(StoreKind::Supabase);
+            self.catalog.mark_stored(key, cloud, durability).await.map_err(ServiceError::from)?;
+        }
+        Ok(Tried::Done)
+    }
+
+    async fn same_in_cloud(
+        &self,
+        key: &ObjectKey,
+        recording: &Recording,
+        local: &Digests,
+    ) -> Result<bool, PrimaryError> {
+        let Some(object) = self.stores.head_primary(key).await? else { return Ok(false) };
+        if object.size_bytes != recording.size_bytes {
+            return Ok(false);
+        }
+        Ok(self.read_back(key).await? == local.sha256)
+    }
+
+    async fn compare_in_cloud(
+        &self,
+        key: &ObjectKey,
+        recording: &Recording,
+        local: &Digests,
+    ) -> Result<Durability, PrimaryError> {
+        let differs = |what: &str| {
+            let detail = format!("the cloud copy has another {what} than the local one");
+            PrimaryError::from(StorageError::certain(StoreKind::Supabase, Kind::Mismatch, detail))
+        };
+        let object = self.stores.head_primary(key).await?.ok_or_else(|| differs("place"))?;
+        if object.size_bytes != recording.size_bytes {
+            return Err(differs("size"));
+        }
+        match (self.rules.verify, &local.md5_etag) {
+            (Verify::Size, _) => Ok(Durability::Cloud),
+            (Verify::Etag, Some(md5)) if object.etag.as_deref().is_some_and(is_md5_etag) => {
+                if object.etag.as_ref() == Some(md5) { Ok(Durability::CloudVerified) } else { Err(differs("digest")) }
+            }
+            // An entity tag that is no content hash proves nothing, so the bytes are read.
+            (Verify::Etag | Verify::Read, _) => {
+                if self.read_back(key).await? == local.sha256 {
+                    Ok(Durability::CloudVerified)
+                } else {
+                    Err(differs("digest"))
+                }
+            }
+        }
+    }
+
+    async fn read_back(&self, key: &ObjectKey) -> Result<ContentDigest, PrimaryError> {
+        let gone = |detail: &str| StorageError::certain(StoreKind::Supabase, Kind::Unavailable, detail.to_owned());
+        let opened = self.stores.open_primary(key, None).await?.ok_or_else(|| gone("the object is not there"))?;
+        let (mut hasher, mut bytes) = (Sha256::new(), opened.bytes);
+        while let Some(chunk) = bytes.next().await {
+            hasher.update(&chunk.map_err(|error| gone("reading it back broke off").because(error))?);
+        }
+        Ok(ContentDigest::from_bytes(hasher.finalize().into()))
+    }
+}
+
+/// Digests of the local copy, made before it is sent: a file that rotted must not replace anything.
+struct Digests {
+    sha256: ContentDigest,
+    /// As the file backend of Supabase Storage writes its entity tags.
+    md5_etag: Option<String>,
+}
+
+impl Digests {
+    async fn of(source: &crate::spool::SpoolReader, md5: bool) -> Result<Self, ServiceError> {
+        let (mut sha256, mut md5) = (Sha256::new(), md5.then(Md5::new));
+        let mut bytes = source.follow().bytes;
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk?;
+            sha256.update(&chunk);
+            if let Some(md5) = &mut md5 {
+                md5.update(&chunk);
+            }
+        }
+        Ok(Self {
+            sha256: ContentDigest::from_bytes(sha256.finalize().into()),
+            md5_etag: md5.map(|md5| format!("\"{}\"", hex::encode(md5.finalize()))),
+        })
+    }
+}
+
+/// 32 hex digits in quotes; multipart uploads to an S3 backend have `-N` behind them (contract, section 6).
+fn is_md5_etag(etag: &str) -> bool {
+    let inner = etag.trim_matches('"');
+    inner.len() == 32 && inner.bytes().all(|b| b.is_ascii_hexdigit())
+}
