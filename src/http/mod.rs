@@ -2,4 +2,5 @@
 
 pub mod digest;
 pub mod multipart;
+pub mod openapi;
 pub mod range;
