@@ -7,8 +7,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use assert_cmd::Command;
 use axum::body::Body;
@@ -396,8 +397,12 @@ fn a_refused_upload_ends_while_stdin_is_still_open() {
         .unwrap();
     let mut stdin = command.stdin.take().unwrap();
     stdin.write_all(b"AAAAA").unwrap();
-    let ran: Ran = command.wait_with_output().unwrap().into();
+    let (tell, ended) = mpsc::channel();
+    let waiting = std::thread::spawn(move || tell.send(Ran::from(command.wait_with_output().unwrap())));
+    let ran = ended.recv_timeout(Duration::from_secs(30));
     drop(stdin);
+    let ran = ran.expect("the command waits for bytes that nobody wants");
+    waiting.join().unwrap().unwrap();
     server.join().unwrap();
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("The recording is larger than 1 GiB. (status 413)"), "{}", ran.err);
