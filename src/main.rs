@@ -1,3 +1,5 @@
-//! The binary: parse the command line, run the command.
+//! The binary: everything it does is a command in `cli`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    recording_gateway::cli::main()
+}

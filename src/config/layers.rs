@@ -125,7 +125,7 @@ impl Layers {
                 None => {
                     let key = name["GATEWAY_".len()..].to_lowercase().replace("__", ".");
                     let meant = self.meant(&key).map(|key| variable_name(&key));
-                    self.unknown(&source(name.clone()), "is not a setting", meant);
+                    self.unknown(&source(name.clone()), "is not a setting", &key, meant);
                 }
             }
         }
@@ -147,7 +147,7 @@ impl Layers {
             return self.errors.push(ConfigError::new(&entry.source, message));
         }
         let meant = self.meant(&entry.key);
-        self.unknown(&entry.source, &format!("{} is not a setting", entry.key), meant);
+        self.unknown(&entry.source, &format!("{} is not a setting", entry.key), &entry.key, meant);
     }
 
     /// The known key that an unknown one was probably meant to be: a typing mistake, or the right name in the wrong
@@ -162,12 +162,21 @@ impl Layers {
         close.or_else(moved).map(str::to_owned)
     }
 
-    fn unknown(&mut self, source: &Source, what: &str, meant: Option<String>) {
-        let message = match meant {
-            Some(meant) => format!("{what}; did you mean {meant}?"),
-            None => format!("{what}; `recording-gateway config show` lists them all"),
+    fn unknown(&mut self, source: &Source, what: &str, key: &str, meant: Option<String>) {
+        let section = key.split('.').next().unwrap_or_default();
+        let in_section = |known: &&str| known.split('.').next() == Some(section);
+        let keys = || self.known.iter().map(String::as_str);
+        let hint = match meant {
+            Some(meant) => format!("did you mean {meant}?"),
+            None if keys().any(|key| in_section(&key)) => {
+                format!("there are {}", keys().filter(in_section).collect::<Vec<_>>().join(", "))
+            }
+            None => {
+                let sections: BTreeSet<_> = keys().filter_map(|key| key.split('.').next()).collect();
+                format!("the sections are {}", sections.into_iter().collect::<Vec<_>>().join(", "))
+            }
         };
-        self.errors.push(ConfigError::new(source, message));
+        self.errors.push(ConfigError::new(source, format!("{what}; {hint}")));
     }
 }
 

@@ -17,8 +17,8 @@ pub struct ServerConfig {
     pub host: String,
     /// Port to listen on; 0 is any free one.
     pub port: u16,
-    /// Name of this gateway that goes into file names.
-    pub node: Option<String>,
+    /// Name of this gateway that goes into file names; empty for none.
+    pub node: String,
     /// How long the head of a request may take.
     pub header_timeout: Duration,
     /// How long running uploads may go on after a stop signal.
@@ -34,7 +34,7 @@ impl ServerConfig {
         Self {
             host: r.text("server.host", host),
             port: r.whole("server.port", 0..=65535),
-            node: r.optional("server.node", node),
+            node: r.text("server.node", node),
             header_timeout: r.some_duration("server.header_timeout"),
             shutdown_grace: r.duration("server.shutdown_grace"),
             max_connections: r.whole("server.max_connections", 1..=1_000_000),
@@ -248,9 +248,9 @@ fn host(text: String) -> Result<String, String> {
     }
 }
 
-fn node(text: &str) -> Result<String, String> {
+fn node(text: String) -> Result<String, String> {
     let fits = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if fits && text.len() <= 32 { Ok(text.to_owned()) } else { Err("must be 1 to 32 of a-z 0-9 -".into()) }
+    if fits && text.len() <= 32 { Ok(text) } else { Err("must be 1 to 32 of a-z 0-9 -".into()) }
 }
 
 fn media_types(types: Vec<String>) -> Result<Vec<String>, String> {

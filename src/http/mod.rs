@@ -3,4 +3,5 @@
 pub mod digest;
 pub mod disposition;
 pub mod multipart;
+pub mod openapi;
 pub mod range;

@@ -1,5 +1,7 @@
 //! Loading the configuration: which layer wins, and what each mistake is told as.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,7 +73,7 @@ fn nothing_at_all_is_a_working_local_gateway() {
     let loaded = World::new().load().unwrap();
     let config = &loaded.config;
     assert_eq!((config.server.host.as_str(), config.server.port), ("127.0.0.1", 8000));
-    assert_eq!((config.server.node.as_ref(), config.server.public_url.as_ref()), (None, None));
+    assert_eq!((config.server.node.as_str(), config.server.public_url.as_ref()), ("", None));
     assert_eq!(config.server.header_timeout, Duration::from_secs(30));
     assert_eq!(config.server.shutdown_grace, Duration::from_secs(30));
     assert_eq!(config.server.max_connections, 10_000);
@@ -242,7 +244,8 @@ fn every_mistake_is_told_at_once_with_its_place() {
     let mistakes = World::new()
         .file(
             "config/default.toml",
-            "[server]\nprot = 1\nport = \"8000\"\n[uploads]\nidle_timeout = 60\nmax_bytes = 0\n[other]\nx = 1\n",
+            "[server]\nprot = 1\nport = \"8000\"\n[uploads]\nidle_timeout = 60\nmax_bytes = 0\n[other]\nx = 1\n\
+             [storage]\neverything = 1\n",
         )
         .file("my.toml", "sync = 5\n[server]\nheader_timeout = \"0s\"\ninterval = \"3s\"\n")
         .config_file("my.toml")
@@ -255,7 +258,9 @@ fn every_mistake_is_told_at_once_with_its_place() {
         .mistakes();
     let expected = [
         "config/default.toml:2: server.prot is not a setting; did you mean server.port?",
-        "config/default.toml:8: other.x is not a setting; `recording-gateway config show` lists them all",
+        "config/default.toml:8: other.x is not a setting; the sections are auth, catalog, download, log, server, \
+         storage, supabase, sync, uploads",
+        "config/default.toml:10: storage.everything is not a setting; there are storage.local_dir, storage.min_free",
         "my.toml:1: sync is a section: write its settings under [sync]",
         "my.toml:4: server.interval is not a setting; did you mean sync.interval?",
         ".env GATEWAY_SYNC__INTERVALL: is not a setting; did you mean GATEWAY_SYNC__INTERVAL?",
@@ -313,7 +318,7 @@ fn values_of_every_kind_come_from_the_environment() {
     assert!(config.sync.keep_local);
     assert_eq!(config.supabase.patience, Duration::from_secs(90));
     assert_eq!(config.download.via, DownloadVia::Proxy);
-    assert_eq!(config.server.node.as_deref(), Some("node-1"));
+    assert_eq!(config.server.node, "node-1");
     assert_eq!(config.server.public_url.unwrap().as_str(), "https://rec.example.org/gateway/");
 }
 

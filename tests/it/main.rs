@@ -1,4 +1,5 @@
 //! The one integration test binary: a module list, nothing else.
 
+mod cli;
 mod config;
 mod support;
