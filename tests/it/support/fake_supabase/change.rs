@@ -35,13 +35,14 @@ pub async fn delete_one(x: &mut Exchange<'_>, bucket: &str, key: &str) -> Reply 
 pub async fn delete_many(x: &mut Exchange<'_>, bucket: &str) -> Reply {
     let body = x.object(&["prefixes"]).await?;
     let who = x.who()?;
-    let keys: BTreeSet<&str> =
+    let keys: Vec<&str> =
         body["prefixes"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     bounded("prefixes", keys.len(), None)?;
     let keeps = x.effects.delete_keeps;
     let mut project = x.project();
     let mut deleted = Vec::new();
-    for key in keys {
+    let mut asked = BTreeSet::new();
+    for key in keys.into_iter().filter(|key| asked.insert(*key)) {
         if !project.may(&who, Right::Delete, bucket, key) {
             continue;
         }

@@ -42,7 +42,10 @@ impl Canned {
     }
 
     pub fn answer(&self) -> Answer {
-        let answer = Answer::text(self.status, &self.content_type, &self.body);
+        let mut answer = Answer::text(self.status, &self.content_type, &self.body);
+        if self.content_type == "text/plain;charset=UTF-8" {
+            answer = answer.with("access-control-allow-origin", "*").with("tus-resumable", "1.0.0");
+        }
         match self.retry_after {
             Some(seconds) => answer.with("retry-after", seconds.to_string()),
             None => answer,
@@ -121,6 +124,11 @@ impl Fault {
     /// HTTP 544.
     pub fn database_timeout() -> Self {
         Fault::Status(refusal::database_timeout().into())
+    }
+
+    /// Plain text with a real status, as the resumable routes answer.
+    pub fn resumable_refusal(status: u16, message: &str) -> Self {
+        Fault::Status(Canned::raw(status, "text/plain;charset=UTF-8", message))
     }
 
     /// HTTP 400 that says "403" inside: refused by policy.

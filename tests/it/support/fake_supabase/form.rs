@@ -30,6 +30,8 @@ pub struct Part {
 pub struct Form {
     delimiter: Vec<u8>,
     buffer: BytesMut,
+    /// Whether the delimiter that ends the current part was consumed.
+    ended: bool,
 }
 
 impl Form {
@@ -38,7 +40,7 @@ impl Form {
         let boundary = content_type.split(';').find_map(|part| part.trim().strip_prefix("boundary="))?;
         let delimiter = format!("\r\n--{}", boundary.trim_matches('"')).into_bytes();
         // The first delimiter has no line before it.
-        Some(Form { delimiter, buffer: BytesMut::from(&b"\r\n"[..]) })
+        Some(Form { delimiter, buffer: BytesMut::from(&b"\r\n"[..]), ended: false })
     }
 
     /// Skips what is left of the current part and reads the head of the next; `None` after the last.
@@ -58,6 +60,7 @@ impl Form {
         };
         let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
         self.buffer.advance(end + 4);
+        self.ended = false;
         let mut part = Part { name: String::new(), filename: None, content_type: None };
         for line in head.split("\r\n") {
             let Some((header, value)) = line.split_once(':') else { continue };
@@ -75,10 +78,11 @@ impl Form {
 
     /// The next piece of the current part, or `None` at its end.
     pub async fn data(&mut self, from: &mut Connection) -> Result<Option<Bytes>, FormError> {
-        loop {
+        while !self.ended {
             if let Some(at) = memchr::memmem::find(&self.buffer, &self.delimiter) {
                 if at == 0 {
                     self.buffer.advance(self.delimiter.len());
+                    self.ended = true;
                     return Ok(None);
                 }
                 return Ok(Some(self.buffer.split_to(at).freeze()));
@@ -89,6 +93,7 @@ impl Form {
             }
             self.fill(from).await?;
         }
+        Ok(None)
     }
 
     /// The whole current part as text, at most `limit` bytes; `None` when it is longer.
