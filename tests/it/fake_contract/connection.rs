@@ -1,0 +1,1 @@
+//! What single recorded answers cannot show: what the connection does, and requests that overlap.
