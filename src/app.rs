@@ -1,17 +1,289 @@
-//! Composition root: builds the parts out of the configuration.
+//! Composition root: the one place that names concrete stores and catalogues. Builds a gateway from its
+//! configuration, runs it, and stops it in order.
 
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::catalog::sqlite::SqliteCatalog;
 use crate::cli::check::CheckLine;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, DownloadVia, Loaded, SyncVerify};
+use crate::domain::media::TypeRules;
+use crate::http::server::{ServerLimits, serve as serve_connections};
+use crate::http::{Edge, Settings, Via, router};
+use crate::jobs;
+use crate::runtime::tasks::Tasks;
+use crate::runtime::{logging, metrics};
+use crate::service::{Rules, Services, Verify};
+use crate::spool::Spool;
+use crate::storage::local::LocalStore;
+use crate::storage::supabase::{Access, CreateBucket, SupabaseStore};
+use crate::storage::tiered::TieredStore;
+use crate::storage::{Kind, ObjectStore, chain};
 
-/// Runs the gateway until it is told to stop.
+/// A gateway that is listening.
+pub struct App {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its use cases, for tests.
+    pub services: Services,
+    listener: TcpListener,
+    router: axum::Router,
+    limits: ServerLimits,
+    catalog: Arc<SqliteCatalog>,
+    config: Config,
+    /// Held as long as the gateway runs: two on one directory would lose recordings to each other.
+    _lock: std::fs::File,
+}
+
+impl App {
+    /// Opens disk, catalogue and port. The cloud is not asked: a gateway starts without it.
+    ///
+    /// # Errors
+    /// What kept it from starting, with what to do. Nothing is left running.
+    pub async fn build(config: &Config) -> anyhow::Result<Self> {
+        metrics::init();
+        let root = &config.storage.local_dir;
+        let catalog_dir = root.join(".catalog");
+        std::fs::create_dir_all(&catalog_dir)
+            .with_context(|| format!("cannot make {}; set storage.local_dir to a directory this user may write", catalog_dir.display()))?;
+        let lock = lock_directory(&catalog_dir)?;
+        let (spool, swept) = Spool::open(root.join(".spool")).context("cannot open the spool")?;
+        if swept > 0 {
+            tracing::info!(swept, "removed uploads that had not been finished when the gateway stopped");
+        }
+        let local = LocalStore::open(root.clone(), spool.clone()).context("cannot open the local store")?;
+        let (catalog, new) = SqliteCatalog::open(&catalog_dir.join("catalog.sqlite"))
+            .await
+            .map_err(|error| anyhow::anyhow!("{}", chain(&error)))?;
+        if new {
+            tracing::info!("a new catalogue was made; what the stores hold is taken in");
+        }
+        let catalog = Arc::new(catalog);
+        let services = Services {
+            catalog: catalog.clone(),
+            stores: Arc::new(stores(config, local)?),
+            spool,
+            tasks: Tasks::default(),
+            bell: Arc::new(Notify::new()),
+            rules: Arc::new(rules(config)?),
+            upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
+        };
+        let edge = Edge { services: services.clone(), settings: Arc::new(settings(config)) };
+        let host = config.server.host.as_str();
+        let listener = TcpListener::bind((host, config.server.port)).await.with_context(|| {
+            format!("cannot listen on {host}:{}; choose another port with --port, or stop what has it", config.server.port)
+        })?;
+        Ok(Self {
+            address: listener.local_addr().context("the listener has no address")?,
+            router: router(edge),
+            services,
+            listener,
+            limits: ServerLimits {
+                header_timeout: config.server.header_timeout,
+                shutdown_grace: config.server.shutdown_grace,
+                max_connections: config.server.max_connections,
+            },
+            catalog,
+            config: config.clone(),
+            _lock: lock,
+        })
+    }
+
+    /// Serves until the services' tasks are told to stop, then finishes what runs.
+    pub async fn run(self) {
+        let (tasks, interval) = (self.services.tasks.clone(), self.config.sync.interval);
+        let background = [
+            tasks.spawn(jobs::run_jobs(self.services.clone(), interval)),
+            tasks.spawn(jobs::run_upkeep(self.services.clone(), interval)),
+            tasks.spawn(jobs::take_in_unknown(self.services.clone(), interval)),
+        ];
+        let cut = serve_connections(self.listener, self.router, self.limits, tasks.clone()).await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "the grace is over; running requests are cut off");
+        }
+        for loop_ in background {
+            let _ = loop_.await;
+        }
+        // What was complete is still being kept: an upload's end, a deletion.
+        if tokio::time::timeout(self.limits.shutdown_grace, tasks.stop()).await.is_err() {
+            tracing::warn!(tasks = tasks.running(), "some work did not end in time; the next start takes it up");
+        }
+        self.catalog.close().await;
+    }
+}
+
+fn lock_directory(dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = dir.join("lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => anyhow::bail!(
+            "another gateway runs on {}; stop it, or give this one a directory of its own with --local-dir",
+            dir.parent().unwrap_or(dir).display()
+        ),
+        Err(error) => Err(std::io::Error::from(error)).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+fn supabase(config: &Config) -> anyhow::Result<Option<Arc<dyn ObjectStore>>> {
+    let cloud = &config.supabase;
+    let (Some(base), Some(key)) = (cloud.storage_base(), &cloud.key) else { return Ok(None) };
+    let access = Access {
+        base,
+        key: key.expose().to_owned(),
+        bucket: cloud.bucket.clone(),
+        connect_timeout: cloud.connect_timeout,
+        idle_timeout: cloud.idle_timeout,
+        question_timeout: cloud.list_timeout,
+    };
+    let create = cloud.create_bucket.then_some(CreateBucket { public: cloud.public });
+    let store = SupabaseStore::new(access, cloud.public, create).context("cannot set up TLS for the cloud")?;
+    Ok(Some(Arc::new(store)))
+}
+
+fn stores(config: &Config, local: LocalStore) -> anyhow::Result<TieredStore> {
+    let cloud = &config.supabase;
+    Ok(TieredStore::new(
+        supabase(config)?,
+        Arc::new(local),
+        cloud.patience,
+        (cloud.breaker_failures, cloud.breaker_pause),
+        cloud.signed_url_ttl,
+    ))
+}
+
+fn rules(config: &Config) -> anyhow::Result<Rules> {
+    Ok(Rules {
+        local_dir: config.storage.local_dir.clone(),
+        max_bytes: config.uploads.max_bytes,
+        types: TypeRules::parse(&config.uploads.allowed_types)
+            .map_err(|error| anyhow::anyhow!("uploads.allowed_types: {error}"))?,
+        min_free_bytes: config.storage.min_free,
+        node: config.server.node.clone(),
+        bucket: config.supabase.bucket.clone(),
+        keep_local: config.sync.keep_local,
+        verify: match config.sync.verify {
+            SyncVerify::Size => Verify::Size,
+            SyncVerify::Etag => Verify::Etag,
+            SyncVerify::Read => Verify::Read,
+        },
+        idempotency_ttl: config.uploads.idempotency_ttl,
+    })
+}
+
+fn settings(config: &Config) -> Settings {
+    let origin = config.supabase.storage_base().map(|base| base.origin().ascii_serialization());
+    Settings {
+        upload_idle_timeout: config.uploads.idle_timeout,
+        via: match config.download.via {
+            DownloadVia::Redirect => Via::Redirect,
+            DownloadVia::Proxy => Via::Proxy,
+        },
+        allowed_types: config.uploads.allowed_types.clone(),
+        media_origin: origin.unwrap_or_default(),
+    }
+}
+
+/// Runs the gateway until it is told to stop by a signal.
 ///
 /// # Errors
 /// What kept it from starting.
 pub async fn serve(loaded: Loaded) -> anyhow::Result<()> {
-    anyhow::bail!("there is nothing to serve on {} in this build yet", loaded.config.server.host)
+    logging::init(&loaded.config.log);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let app = App::build(&loaded.config).await?;
+    tracing::info!(
+        address = %format!("http://{}", app.address),
+        recordings = %loaded.config.storage.local_dir.display(),
+        bucket = loaded.config.supabase.url.is_some().then_some(loaded.config.supabase.bucket.as_str()),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    let stopping = app.services.tasks.stopping().clone();
+    let signal = stop_signal();
+    tokio::spawn(async move {
+        signal.await;
+        tracing::info!("stopping: no new requests, running ones may finish");
+        stopping.cancel();
+    });
+    app.run().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
 }
 
 /// Asks the catalogue and the cloud whether they can be used.
-pub async fn check(_config: &Config) -> Vec<CheckLine> {
-    Vec::new()
+pub async fn check(config: &Config) -> Vec<CheckLine> {
+    vec![check_catalog(config).await, check_cloud(config).await]
+}
+
+async fn check_catalog(config: &Config) -> CheckLine {
+    let path = config.storage.local_dir.join(".catalog").join("catalog.sqlite");
+    if !path.exists() {
+        return CheckLine::ok("catalogue", "not there yet; it is made at the first start");
+    }
+    match SqliteCatalog::inspect(&path).await {
+        Ok(counts) => CheckLine::ok("catalogue", format!("{} recordings, {} jobs", counts.recordings, counts.jobs)),
+        Err(error) => CheckLine::failure(
+            "catalogue",
+            chain(&error),
+            "move the .catalog directory away; it is rebuilt from the stores (deletions that a store did not confirm yet are forgotten)",
+        ),
+    }
+}
+
+async fn check_cloud(config: &Config) -> CheckLine {
+    let store = match supabase(config) {
+        Ok(Some(store)) => store,
+        Ok(None) => {
+            return CheckLine::warning(
+                "cloud",
+                "not configured; recordings stay on this disk",
+                "set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY to use one",
+            );
+        }
+        Err(error) => return CheckLine::failure("cloud", format!("{error:#}"), "reinstall the program"),
+    };
+    let bucket = &config.supabase.bucket;
+    match store.probe().await {
+        Ok(probe) => {
+            let kind = if probe.public { "public" } else { "private" };
+            let size = probe.max_object_bytes.map_or("no limit of its own".to_owned(), |bytes| {
+                format!("objects up to {}", bytesize::ByteSize(bytes))
+            });
+            let types = probe.allowed_types.map_or("all types".to_owned(), |types| types.join(", "));
+            CheckLine::ok("cloud", format!("bucket {bucket} is there: {kind}, {size}, {types}"))
+        }
+        Err(error) => {
+            let remedy = match error.kind {
+                Kind::Unauthorized => "copy the service role key again from Project Settings > API".to_owned(),
+                Kind::BucketMissing => {
+                    format!("make the bucket {bucket}, or set supabase.create_bucket = true, or use a key that may see it")
+                }
+                Kind::Nonsense => "check that SUPABASE_URL is the project's address".to_owned(),
+                _ => "check SUPABASE_URL and the network; until then recordings are kept on this disk".to_owned(),
+            };
+            CheckLine::failure("cloud", chain(&error), remedy)
+        }
+    }
 }

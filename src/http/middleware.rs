@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 use tracing::Instrument;
 
-use super::Edge;
+use super::{Edge, OwnBody};
 use super::problem::Problem;
 use crate::runtime::metrics;
 use crate::runtime::tasks::Tasks;
@@ -57,7 +57,8 @@ pub(super) async fn observe(State(edge): State<Edge>, request: Request, next: Ne
     let _entered = span.enter();
     let took = started.elapsed();
     let status = response.status();
-    if status.is_client_error() || status.is_server_error() {
+    let own_body = response.extensions_mut().remove::<OwnBody>().is_some();
+    if (status.is_client_error() || status.is_server_error()) && !own_body {
         let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));
         log_problem(&problem);
         response = write_problem(&problem, response, &id);

@@ -60,6 +60,16 @@ impl SqliteCatalog {
         Ok((catalog, new))
     }
 
+    /// Reads the figures of an existing file without changing it, also while a gateway runs on it.
+    pub async fn inspect(path: &Path) -> Result<Counts> {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true);
+        let read = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+        let catalog = Self { write: read.clone(), read };
+        let counts = catalog.counts().await;
+        catalog.close().await;
+        counts
+    }
+
     /// Writes what is open and closes the file.
     pub async fn close(&self) {
         self.read.close().await;

@@ -1,0 +1,103 @@
+//! The accept loop: connections with a header timeout, a limit on their number, and a stop that lets running uploads
+//! finish for a while.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::runtime::tasks::Tasks;
+
+/// How connections are treated.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerLimits {
+    /// How long a request's head may take, and how long a kept connection may stay silent.
+    pub header_timeout: Duration,
+    /// How long running requests may go on after the stop.
+    pub shutdown_grace: Duration,
+    /// Connections at once; further ones wait to be accepted.
+    pub max_connections: usize,
+}
+
+/// Bytes the headers of a request may have together.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+/// HTTP/2 windows: bytes a client may send ahead. The protocol's 64 KiB hold a distant client at a crawl.
+const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Serves until `tasks` is told to stop, then lets running requests finish within the grace. Returns how many
+/// connections were cut off then.
+pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, tasks: Tasks) -> usize {
+    let mut builder = Builder::new(TokioExecutor::new());
+    // hyper's timeouts are off without a timer.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(512 << 10);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(limits.max_connections));
+    loop {
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+            () = tasks.stopping().cancelled() => break,
+        };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    wait_after(&error).await;
+                    continue;
+                }
+            },
+            () = tasks.stopping().cancelled() => break,
+        };
+        let connection = builder.serve_connection(
+            // Without this an upload over HTTP/2 waits for acknowledgements that wait for it.
+            TokioIo::new(without_delay(stream)),
+            TowerToHyperService::new(router.clone()),
+        );
+        let connection = graceful.watch(connection.into_owned());
+        // Not one of the tracked tasks: those are waited for without a limit.
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "a connection ended early");
+            }
+        });
+    }
+    drop(listener);
+    let running = graceful.count();
+    let mut finished = pin!(graceful.shutdown());
+    tokio::select! {
+        () = &mut finished => 0,
+        () = tokio::time::sleep(limits.shutdown_grace) => running,
+    }
+}
+
+fn without_delay(stream: TcpStream) -> TcpStream {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(error = %error, "the connection is gone already");
+    }
+    stream
+}
+
+/// No file descriptors left, for example: accepting again at once would spin.
+async fn wait_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        tracing::error!(error = %error, "cannot accept connections; trying again in a second");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,8 @@
+//! Driven by time: work that no request waits for. Each loop ends when the process is told to stop, after the piece
+//! it is at.
+
+mod runner;
+mod upkeep;
+
+pub use runner::run_jobs;
+pub use upkeep::{run_upkeep, take_in_unknown};
