@@ -229,3 +229,29 @@ async fn of_four_equal_patches_one_is_taken() {
     assert_eq!(statuses, [204, 409, 409, 409]);
     assert_eq!(cloud.object(PRIVATE, "tus/lock.webm").expect("stored").bytes, b"0123456789");
 }
+
+#[tokio::test]
+async fn a_patch_that_turns_out_too_long_keeps_nothing() {
+    let cloud = recorded_cloud(FakeOptions::default()).await;
+    let path = create_resumable(&cloud, 10).await;
+    let mut stream = connect(&cloud).await;
+    let headers = format!("{PATCH}Transfer-Encoding: chunked\r\n");
+    stream.write_all(&head(&cloud, "PATCH", &path, &headers)).await.expect("sent");
+    stream.write_all(b"6\r\nwrong!\r\n").await.expect("sent");
+    cloud.wait_until("the PATCH is received", PATIENCE, |cloud| cloud.open_uploads() == 1).await;
+    stream.write_all(b"6\r\nwrong!\r\n0\r\n\r\n").await.expect("sent");
+    let answer = timeout(PATIENCE, receive(&mut stream, false, true)).await.expect("in time");
+    assert_eq!((answer.status, answer.closed), (413, true));
+    let mut stream = connect(&cloud).await;
+    stream.write_all(&head(&cloud, "HEAD", &path, "Tus-Resumable: 1.0.0\r\n")).await.expect("sent");
+    assert_eq!(receive(&mut stream, true, false).await.header("upload-offset"), Some("0"));
+    let mut request = head(&cloud, "PATCH", &path, &format!("{PATCH}Content-Length: 10\r\n"));
+    request.extend_from_slice(b"0123456789");
+    stream.write_all(&request).await.expect("sent");
+    assert_eq!(receive(&mut stream, false, false).await.status, 204);
+    let object = cloud.object(PRIVATE, "tus/lock.webm").expect("stored");
+    assert_eq!(
+        (object.bytes.as_slice(), object.md5.as_str()),
+        (&b"0123456789"[..], "781e5e245d69b566979b86e28d23f2c7")
+    );
+}

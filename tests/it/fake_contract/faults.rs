@@ -179,6 +179,36 @@ async fn lies() {
 }
 
 #[tokio::test]
+async fn lies_about_resumable_uploads() {
+    let cloud = FakeSupabase::start().await;
+    // interview-recordings, r.webm
+    let metadata = "bucketName aW50ZXJ2aWV3LXJlY29yZGluZ3M=,objectName ci53ZWJt";
+    let mut sizes = Vec::new();
+    for fault in [Fault::SaidStoredButShort(4), Fault::SaidStoredButNothing] {
+        cloud.remove_object(DEFAULT_BUCKET, "r.webm");
+        cloud.fault(fault, Matcher::any().path("/upload/resumable").times(1));
+        let request = reqwest::Client::new()
+            .post(format!("{}/storage/v1/upload/resumable", cloud.url()))
+            .bearer_auth(cloud.service_key())
+            .header("tus-resumable", "1.0.0")
+            .header("upload-length", 10)
+            .header("upload-metadata", metadata)
+            .header("content-type", "application/offset+octet-stream")
+            .body("0123456789");
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["tus-complete"]),
+            (201, &"1".parse().unwrap())
+        );
+        sizes.push(cloud.object(DEFAULT_BUCKET, "r.webm").map(|object| object.size));
+    }
+    assert_eq!(sizes, [Some(4), None]);
+    assert_eq!(cloud.resumable_uploads().len(), 2);
+    cloud.expire_resumable_uploads();
+    assert!(cloud.resumable_uploads().is_empty());
+}
+
+#[tokio::test]
 async fn slow_reading_slows_the_sender() {
     let cloud = FakeSupabase::start().await;
     cloud.fault(Fault::SlowRead(200_000), on_uploads().times(1));
