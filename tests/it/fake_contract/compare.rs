@@ -43,8 +43,8 @@ impl Comparison {
                         others.len()
                     ));
                 }
-                let pairs = items.iter().zip(others).enumerate();
-                pairs.map(|(n, (item, other))| self.value(&format!("{at}[{n}]"), item, other)).collect()
+                let mut pairs = items.iter().zip(others).enumerate();
+                pairs.try_for_each(|(n, (item, other))| self.value(&format!("{at}[{n}]"), item, other))
             }
             (Value::String(text), Value::String(other)) => self.text(at, text, other),
             _ if recorded == actual => Ok(()),

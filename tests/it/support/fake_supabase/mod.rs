@@ -65,6 +65,10 @@ pub struct FakeOptions {
     pub keep_alive: Duration,
     /// When a connection whose upload was refused late, and which was not read to its end, is reset.
     pub late_refusal_reset: Duration,
+    /// How long a closed connection still takes in what the client sends. `None` closes at once, which a client
+    /// in the middle of a body sees as a broken pipe, often without the answer; the recordings do not tell which
+    /// of the two the real server does.
+    pub close_linger: Option<Duration>,
     /// Bytes the kernel may take in per connection before the server reads; `None` leaves it to the kernel.
     pub receive_buffer: Option<u32>,
 }
@@ -80,6 +84,7 @@ impl Default for FakeOptions {
             trust_forwarded_prefix: false,
             keep_alive: Duration::from_secs(61),
             late_refusal_reset: Duration::from_secs(62),
+            close_linger: Some(Duration::from_secs(2)),
             receive_buffer: None,
         }
     }

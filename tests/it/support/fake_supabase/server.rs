@@ -22,8 +22,8 @@ pub async fn serve(cloud: Arc<Shared>, mut connection: Connection) {
         let head = match tokio::time::timeout(cloud.options.keep_alive, connection.read_head()).await {
             Ok(Ok(head)) => head,
             Ok(Err(NoHead::Gone)) | Err(_) => return,
-            Ok(Err(NoHead::TooLarge)) => return say(connection, refusal::headers_too_large()).await,
-            Ok(Err(NoHead::Malformed)) => return say(connection, refusal::bad_request_line()).await,
+            Ok(Err(NoHead::TooLarge)) => return say(&cloud, connection, refusal::headers_too_large()).await,
+            Ok(Err(NoHead::Malformed)) => return say(&cloud, connection, refusal::bad_request_line()).await,
         };
         connection.read_rate = None;
         let seen = cloud.log.begin(&head);
@@ -36,9 +36,9 @@ pub async fn serve(cloud: Arc<Shared>, mut connection: Connection) {
 }
 
 /// An answer to something that was no request.
-async fn say(mut connection: Connection, answer: Answer) {
+async fn say(cloud: &Shared, mut connection: Connection, answer: Answer) {
     let _ = answer.send(&mut connection, false, true, false).await;
-    connection.finish().await;
+    connection.finish(cloud.options.close_linger).await;
 }
 
 /// One request and its answer; gives the connection back when it goes on.
@@ -116,7 +116,7 @@ async fn step(
     cloud.log.end(seen, answer.status, connection.body_bytes);
     sent.ok()?;
     if close {
-        connection.finish().await;
+        connection.finish(cloud.options.close_linger).await;
         return None;
     }
     if answer.after == After::StopReading && !connection.drain(TAKEN_IN_BYTES).await.ok()? {

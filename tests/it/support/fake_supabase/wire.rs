@@ -184,9 +184,19 @@ impl Connection {
         std::future::pending::<()>().await
     }
 
-    /// Sends a FIN after the last answer.
-    pub async fn finish(mut self) {
+    /// Ends the connection after the last answer. Closing at once while the client still sends turns into a reset,
+    /// which can cost it the answer; lingering takes in and forgets what still comes, for a while.
+    pub async fn finish(mut self, linger: Option<Duration>) {
         let _ = self.stream.shutdown().await;
+        let forget = async {
+            self.buffer.clear();
+            while matches!(self.fill().await, Ok(1..)) {
+                self.buffer.clear();
+            }
+        };
+        if let Some(time) = linger {
+            let _ = tokio::time::timeout(time, forget).await;
+        }
     }
 
     async fn take(&mut self, most: u64) -> io::Result<Bytes> {
