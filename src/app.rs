@@ -50,8 +50,12 @@ impl App {
         metrics::init();
         let root = &config.storage.local_dir;
         let catalog_dir = root.join(".catalog");
-        std::fs::create_dir_all(&catalog_dir)
-            .with_context(|| format!("cannot make {}; set storage.local_dir to a directory this user may write", catalog_dir.display()))?;
+        std::fs::create_dir_all(&catalog_dir).with_context(|| {
+            format!(
+                "cannot make {}; set storage.local_dir to a directory this user may write",
+                catalog_dir.display()
+            )
+        })?;
         let lock = lock_directory(&catalog_dir)?;
         let (spool, swept) = Spool::open(root.join(".spool")).context("cannot open the spool")?;
         if swept > 0 {
@@ -77,7 +81,10 @@ impl App {
         let edge = Edge { services: services.clone(), settings: Arc::new(settings(config)) };
         let host = config.server.host.as_str();
         let listener = TcpListener::bind((host, config.server.port)).await.with_context(|| {
-            format!("cannot listen on {host}:{}; choose another port with --port, or stop what has it", config.server.port)
+            format!(
+                "cannot listen on {host}:{}; choose another port with --port, or stop what has it",
+                config.server.port
+            )
         })?;
         Ok(Self {
             address: listener.local_addr().context("the listener has no address")?,
@@ -112,7 +119,10 @@ impl App {
         }
         // What was complete is still being kept: an upload's end, a deletion.
         if tokio::time::timeout(self.limits.shutdown_grace, tasks.stop()).await.is_err() {
-            tracing::warn!(tasks = tasks.running(), "some work did not end in time; the next start takes it up");
+            tracing::warn!(
+                tasks = tasks.running(),
+                "some work did not end in time; the next start takes it up"
+            );
         }
         self.catalog.close().await;
     }
@@ -127,7 +137,9 @@ fn lock_directory(dir: &Path) -> anyhow::Result<std::fs::File> {
             "another gateway runs on {}; stop it, or give this one a directory of its own with --local-dir",
             dir.parent().unwrap_or(dir).display()
         ),
-        Err(error) => Err(std::io::Error::from(error)).with_context(|| format!("cannot lock {}", path.display())),
+        Err(error) => {
+            Err(std::io::Error::from(error)).with_context(|| format!("cannot lock {}", path.display()))
+        }
     }
 }
 
@@ -143,7 +155,8 @@ fn supabase(config: &Config) -> anyhow::Result<Option<Arc<dyn ObjectStore>>> {
         question_timeout: cloud.list_timeout,
     };
     let create = cloud.create_bucket.then_some(CreateBucket { public: cloud.public });
-    let store = SupabaseStore::new(access, cloud.public, create).context("cannot set up TLS for the cloud")?;
+    let store =
+        SupabaseStore::new(access, cloud.public, create).context("cannot set up TLS for the cloud")?;
     Ok(Some(Arc::new(store)))
 }
 
@@ -243,7 +256,9 @@ async fn check_catalog(config: &Config) -> CheckLine {
         return CheckLine::ok("catalogue", "not there yet; it is made at the first start");
     }
     match SqliteCatalog::inspect(&path).await {
-        Ok(counts) => CheckLine::ok("catalogue", format!("{} recordings, {} jobs", counts.recordings, counts.jobs)),
+        Ok(counts) => {
+            CheckLine::ok("catalogue", format!("{} recordings, {} jobs", counts.recordings, counts.jobs))
+        }
         Err(error) => CheckLine::failure(
             "catalogue",
             chain(&error),
@@ -276,12 +291,17 @@ async fn check_cloud(config: &Config) -> CheckLine {
         }
         Err(error) => {
             let remedy = match error.kind {
-                Kind::Unauthorized => "copy the service role key again from Project Settings > API".to_owned(),
+                Kind::Unauthorized => {
+                    "copy the service role key again from Project Settings > API".to_owned()
+                }
                 Kind::BucketMissing => {
-                    format!("make the bucket {bucket}, or set supabase.create_bucket = true, or use a key that may see it")
+                    format!(
+                        "make the bucket {bucket}, or set supabase.create_bucket = true, or use a key that may see it"
+                    )
                 }
                 Kind::Nonsense => "check that SUPABASE_URL is the project's address".to_owned(),
-                _ => "check SUPABASE_URL and the network; until then recordings are kept on this disk".to_owned(),
+                _ => "check SUPABASE_URL and the network; until then recordings are kept on this disk"
+                    .to_owned(),
             };
             CheckLine::failure("cloud", chain(&error), remedy)
         }

@@ -24,7 +24,9 @@ pub enum CatalogError {
     #[error("the disk that holds the catalogue is full")]
     Full(#[source] sqlx::Error),
     /// Made by a newer version of this program.
-    #[error("the catalogue was made by a newer version (migration {0}); start that version, or move the catalogue away")]
+    #[error(
+        "the catalogue was made by a newer version (migration {0}); start that version, or move the catalogue away"
+    )]
     Newer(i64),
     /// The database failed.
     #[error("the catalogue cannot be used")]
@@ -106,7 +108,12 @@ pub struct Counts {
 pub trait Catalog: Send + Sync {
     /// Gives out the first name of `stem`, counted from `first`, that no recording, tombstone or reservation has,
     /// and keeps it for the caller. Returns the name and its number.
-    async fn reserve(&self, session: &SessionId, stem: &NameStem, first: u32) -> Result<(Filename, u32), CatalogError>;
+    async fn reserve(
+        &self,
+        session: &SessionId,
+        stem: &NameStem,
+        first: u32,
+    ) -> Result<(Filename, u32), CatalogError>;
 
     /// Gives a reserved name back.
     async fn release(&self, key: &ObjectKey) -> Result<(), CatalogError>;
@@ -132,7 +139,12 @@ pub trait Catalog: Send + Sync {
 
     /// Notes where the copies are now. `false` if there is no such recording any more: then it was deleted
     /// meanwhile, and whoever just made a copy has to remove it.
-    async fn mark_stored(&self, key: &ObjectKey, stores: StoreSet, durability: Durability) -> Result<bool, CatalogError>;
+    async fn mark_stored(
+        &self,
+        key: &ObjectKey,
+        stores: StoreSet,
+        durability: Durability,
+    ) -> Result<bool, CatalogError>;
 
     /// Notes why the cloud will not take it and removes its sync job.
     async fn park(&self, key: &ObjectKey, reason: &str) -> Result<(), CatalogError>;

@@ -127,7 +127,8 @@ fn known(
     local: Option<StoredObject>,
     cloud_asked: bool,
 ) -> Listed {
-    let is_copy = |object: &Option<StoredObject>| object.as_ref().is_some_and(|o| o.size_bytes == row.size_bytes);
+    let is_copy =
+        |object: &Option<StoredObject>| object.as_ref().is_some_and(|o| o.size_bytes == row.size_bytes);
     let stores = StoreSet {
         supabase: if cloud_asked { is_copy(&supabase) } else { row.stores.supabase },
         local: is_copy(&local),

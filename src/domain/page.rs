@@ -58,7 +58,9 @@ impl PageRequest {
     pub fn parse(limit: Option<&str>, cursor: Option<&str>) -> Result<Self, PageError> {
         let limit = match limit {
             None => DEFAULT_LIMIT,
-            Some(text) => text.parse().ok().filter(|n| (1..=MAX_LIMIT).contains(n)).ok_or(PageError::Limit)?,
+            Some(text) => {
+                text.parse().ok().filter(|n| (1..=MAX_LIMIT).contains(n)).ok_or(PageError::Limit)?
+            }
         };
         Ok(Self { limit, after: cursor.map(Position::from_cursor).transpose()? })
     }

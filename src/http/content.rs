@@ -74,9 +74,11 @@ pub(super) async fn get_recording_content(
     let (found, store) = edge.services.locate(&object_key(&session, &filename)?).await?;
     if store == StoreKind::Supabase && via == Via::Redirect {
         let url = edge.services.cloud_url(&found.recording.key).await?;
-        let location = HeaderValue::from_str(&url.url).map_err(|_| Problem::of_status(StatusCode::BAD_GATEWAY))?;
+        let location =
+            HeaderValue::from_str(&url.url).map_err(|_| Problem::of_status(StatusCode::BAD_GATEWAY))?;
         // A later answer may be another: the local copy, or a newly signed address.
-        let headers = [(header::LOCATION, location), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+        let headers =
+            [(header::LOCATION, location), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
         return Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response());
     }
     serve_content(&edge, found, store, &headers, false).await
@@ -99,7 +101,8 @@ pub(super) async fn serve_content(
     let modified = recording.uploaded_at;
     let field = |name: HeaderName| request.get(name).and_then(|value| value.to_str().ok());
     let (etag_of, modified_of) = (Some(etag.as_str()), Some(modified));
-    if precondition_failed(field(header::IF_MATCH), field(header::IF_UNMODIFIED_SINCE), etag_of, modified_of) {
+    if precondition_failed(field(header::IF_MATCH), field(header::IF_UNMODIFIED_SINCE), etag_of, modified_of)
+    {
         return Err(Problem::new(
             StatusCode::PRECONDITION_FAILED,
             "precondition_failed",
@@ -159,7 +162,8 @@ fn content_headers(
     let name = recording.key.filename.as_str();
     headers.insert(header::CONTENT_DISPOSITION, content_disposition(disposition, name));
     if let Some(digest) = recording.sha256 {
-        headers.insert(HeaderName::from_static("repr-digest"), header_value(&format_sha256(digest.as_bytes())));
+        headers
+            .insert(HeaderName::from_static("repr-digest"), header_value(&format_sha256(digest.as_bytes())));
     }
     headers
 }

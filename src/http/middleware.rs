@@ -15,8 +15,8 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 use tracing::Instrument;
 
-use super::{Edge, OwnBody};
 use super::problem::Problem;
+use super::{Edge, OwnBody};
 use crate::runtime::metrics;
 use crate::runtime::tasks::Tasks;
 
@@ -59,7 +59,8 @@ pub(super) async fn observe(State(edge): State<Edge>, request: Request, next: Ne
     let status = response.status();
     let own_body = response.extensions_mut().remove::<OwnBody>().is_some();
     if (status.is_client_error() || status.is_server_error()) && !own_body {
-        let problem = response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));
+        let problem =
+            response.extensions_mut().remove::<Problem>().unwrap_or_else(|| Problem::of_status(status));
         log_problem(&problem);
         response = write_problem(&problem, response, &id);
     }
@@ -175,7 +176,10 @@ impl Drop for DrainedBody {
             let drain = async {
                 let mut left = DRAIN_BYTES;
                 while let Some(Ok(frame)) = body.frame().await {
-                    let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, |data| data.len() as u64)) else { break };
+                    let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, |data| data.len() as u64))
+                    else {
+                        break;
+                    };
                     left = rest;
                 }
             };

@@ -83,7 +83,8 @@ pub(super) async fn get_readiness(State(edge): State<Edge>) -> Response {
 pub(super) async fn get_metrics(State(edge): State<Edge>) -> Response {
     if let Ok(counts) = edge.services.catalog.counts().await {
         let now_us = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
-        let oldest = counts.oldest_unsynced_us.map_or(0.0, |at| (now_us - i128::from(at)).max(0) as f64 / 1e6);
+        let oldest =
+            counts.oldest_unsynced_us.map_or(0.0, |at| (now_us - i128::from(at)).max(0) as f64 / 1e6);
         metrics::set_gauge("gateway_recordings", counts.recordings as f64);
         metrics::set_gauge("gateway_unsynced_recordings", counts.unsynced as f64);
         metrics::set_gauge("gateway_unsynced_bytes", counts.unsynced_bytes as f64);

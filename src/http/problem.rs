@@ -68,12 +68,17 @@ impl Problem {
     /// What a status says that some layer below gave without a word.
     pub fn of_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
-            StatusCode::NOT_FOUND => ("route_not_found", "There is nothing at this address; /docs shows what there is."),
-            StatusCode::METHOD_NOT_ALLOWED => {
-                ("method_not_allowed", "This address does not take that method; the Allow header names those it takes.")
+            StatusCode::NOT_FOUND => {
+                ("route_not_found", "There is nothing at this address; /docs shows what there is.")
             }
+            StatusCode::METHOD_NOT_ALLOWED => (
+                "method_not_allowed",
+                "This address does not take that method; the Allow header names those it takes.",
+            ),
             StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "Send a smaller body."),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported_media_type", "Send the body in the type that /docs shows."),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                ("unsupported_media_type", "Send the body in the type that /docs shows.")
+            }
             StatusCode::INTERNAL_SERVER_ERROR => {
                 ("internal_error", "The gateway failed; tell its operator the request id.")
             }

@@ -10,7 +10,8 @@ use super::Edge;
 use super::content::serve_content;
 use super::problem::Problem;
 use super::views::{
-    DeletionView, DownloadView, RecordingView, RecordingsView, SessionDeletionView, SessionsView, pending, time_text,
+    DeletionView, DownloadView, RecordingView, RecordingsView, SessionDeletionView, SessionsView, pending,
+    time_text,
 };
 use crate::domain::merge::Listed;
 use crate::domain::page::PageRequest;

@@ -37,7 +37,11 @@ const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, tasks: Tasks) -> usize {
     let mut builder = Builder::new(TokioExecutor::new());
     // hyper's timeouts are off without a timer.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(512 << 10);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(512 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())

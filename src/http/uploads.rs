@@ -72,7 +72,8 @@ pub(super) async fn upload_recording(
             "Send the form without Content-Encoding; recordings are stored as they are.",
         ));
     }
-    let request_bytes = text(&headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+    let request_bytes =
+        text(&headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
     let expected_body = digest_field(&headers, "content-digest")?;
     let options = UploadOptions {
         request_bytes,
@@ -98,8 +99,9 @@ pub(super) async fn upload_recording(
                     ));
                 }
                 // Only where the type came first can nothing else be expected behind the file.
-                let expected_bytes =
-                    request_bytes.filter(|_| incoming.has_recording_type()).and_then(|n| form.expected_part_len(n));
+                let expected_bytes = request_bytes
+                    .filter(|_| incoming.has_recording_type())
+                    .and_then(|n| form.expected_part_len(n));
                 receive_file(&mut incoming, &mut form, part, expected_bytes).await?;
             }
             "recording_type" => {
@@ -135,7 +137,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// The digest of an RFC 9530 field; several lines of it are one list.
 fn digest_field(headers: &HeaderMap, name: &str) -> Result<Option<ContentDigest>, Problem> {
-    let lines: Vec<&str> = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("\u{fffd}")).collect();
+    let lines: Vec<&str> =
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("\u{fffd}")).collect();
     if lines.is_empty() {
         return Ok(None);
     }
@@ -269,10 +272,11 @@ where
             return Err(Problem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "form_field_too_large",
-                format!("Send the file in the field recording; other fields may have {OTHER_FIELD_BYTES} bytes together."),
+                format!(
+                    "Send the file in the field recording; other fields may have {OTHER_FIELD_BYTES} bytes together."
+                ),
             ));
         }
     }
     Ok(skipped)
 }
-

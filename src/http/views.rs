@@ -59,7 +59,9 @@ impl UploadView {
             Landed::Cloud => format!("Recording uploaded to Supabase successfully: {name}"),
             Landed::Local => format!("Recording saved locally: {name}"),
             Landed::CloudUnavailable => format!("Recording saved locally (Supabase unavailable): {name}"),
-            Landed::Parked(reason) => format!("Recording saved locally (Supabase will not take it: {reason}): {name}"),
+            Landed::Parked(reason) => {
+                format!("Recording saved locally (Supabase will not take it: {reason}): {name}")
+            }
             Landed::Early => format!("Recording saved locally, Supabase follows: {name}"),
         };
         Self {

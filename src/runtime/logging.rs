@@ -17,7 +17,9 @@ pub fn init(config: &LogConfig) {
         LogFormat::Auto => std::io::stderr().is_terminal(),
     };
     let done = if text {
-        builder.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).try_init()
+        builder
+            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            .try_init()
     } else {
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     };

@@ -10,7 +10,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Seconds an upload may take, in buckets from a voice memo to an hour of video.
-const SECONDS: [f64; 14] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1200.0, 3600.0];
+const SECONDS: [f64; 14] =
+    [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1200.0, 3600.0];
 
 /// Sets the recorder up, once a process.
 pub fn init() {
@@ -19,17 +20,37 @@ pub fn init() {
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
             .and_then(PrometheusBuilder::install_recorder)
             .ok()?;
-        describe_counter!("gateway_uploads_total", "Uploads that came to an end, by outcome (cloud, local, cloud_unavailable, parked, failed)");
+        describe_counter!(
+            "gateway_uploads_total",
+            "Uploads that came to an end, by outcome (cloud, local, cloud_unavailable, parked, failed)"
+        );
         describe_counter!("gateway_upload_bytes_total", Unit::Bytes, "Bytes of finished recordings");
         describe_gauge!("gateway_uploads_in_flight", "Uploads being received");
-        describe_histogram!("gateway_upload_seconds", Unit::Seconds, "From the first byte of an upload to its answer");
+        describe_histogram!(
+            "gateway_upload_seconds",
+            Unit::Seconds,
+            "From the first byte of an upload to its answer"
+        );
         describe_counter!("gateway_requests_total", "HTTP requests, by method, route and status");
-        describe_histogram!("gateway_request_seconds", Unit::Seconds, "From a request's head to its answer's head, by route");
+        describe_histogram!(
+            "gateway_request_seconds",
+            Unit::Seconds,
+            "From a request's head to its answer's head, by route"
+        );
         describe_counter!("gateway_deletions_total", "Recordings deleted, by outcome (done, pending)");
-        describe_counter!("gateway_jobs_total", "Background jobs tried, by kind and outcome (done, failed, parked)");
-        describe_gauge!("gateway_cloud_breaker_state", "0 the cloud is used, 1 it is being tried, 2 it is left alone");
+        describe_counter!(
+            "gateway_jobs_total",
+            "Background jobs tried, by kind and outcome (done, failed, parked)"
+        );
+        describe_gauge!(
+            "gateway_cloud_breaker_state",
+            "0 the cloud is used, 1 it is being tried, 2 it is left alone"
+        );
         describe_gauge!("gateway_recordings", "Recordings the catalogue knows");
-        describe_gauge!("gateway_unsynced_recordings", "Recordings that only the local disk has and that wait for the cloud");
+        describe_gauge!(
+            "gateway_unsynced_recordings",
+            "Recordings that only the local disk has and that wait for the cloud"
+        );
         describe_gauge!("gateway_unsynced_bytes", Unit::Bytes, "Their bytes");
         describe_gauge!("gateway_unsynced_oldest_seconds", Unit::Seconds, "Age of the oldest of them");
         describe_gauge!("gateway_parked_recordings", "Recordings the cloud will not take");
@@ -66,7 +87,8 @@ pub fn uploads_in_flight(change: f64) {
 /// A request was answered.
 pub fn request_answered(method: String, route: String, status: u16, took: Duration) {
     histogram!("gateway_request_seconds", "route" => route.clone()).record(took.as_secs_f64());
-    counter!("gateway_requests_total", "method" => method, "route" => route, "status" => status.to_string()).increment(1);
+    counter!("gateway_requests_total", "method" => method, "route" => route, "status" => status.to_string())
+        .increment(1);
 }
 
 /// A recording was deleted.

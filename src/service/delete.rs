@@ -32,7 +32,10 @@ impl Services {
     /// [`ServiceError::NotFound`] if no store has it and none is left to be asked.
     pub async fn delete_recording(&self, key: &ObjectKey) -> Result<Deletion, ServiceError> {
         let (services, key) = (self.clone(), key.clone());
-        self.tasks.spawn(async move { services.delete_now(&key).await }).await.unwrap_or(Err(ServiceError::Unexpected))
+        self.tasks
+            .spawn(async move { services.delete_now(&key).await })
+            .await
+            .unwrap_or(Err(ServiceError::Unexpected))
     }
 
     async fn delete_now(&self, key: &ObjectKey) -> Result<Deletion, ServiceError> {
@@ -133,7 +136,8 @@ impl Services {
     /// Finishes the deletion of a session whose cloud part could not be named: deletes every object there that the
     /// catalogue does not know. Safe to drop and to repeat.
     pub(super) async fn finish_session_deletion(&self, session: &SessionId) -> Result<(), PrimaryOrService> {
-        let Some(deleted_at) = self.catalog.session_tombstone(session).await.map_err(ServiceError::from)? else {
+        let Some(deleted_at) = self.catalog.session_tombstone(session).await.map_err(ServiceError::from)?
+        else {
             return Ok(());
         };
         let scope = ListScope::Session(session.clone());
@@ -151,7 +155,10 @@ impl Services {
                 .await
                 .map_err(ServiceError::from)?;
             self.stores.delete_primary(&object.key).await?;
-            self.catalog.confirm_deleted(&object.key, StoreKind::Supabase).await.map_err(ServiceError::from)?;
+            self.catalog
+                .confirm_deleted(&object.key, StoreKind::Supabase)
+                .await
+                .map_err(ServiceError::from)?;
         }
         self.catalog.confirm_session_deleted(session).await.map_err(ServiceError::from)?;
         Ok(())

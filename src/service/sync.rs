@@ -32,7 +32,9 @@ impl Services {
         let done = match &job.kind {
             JobKind::Sync(key) => self.sync_recording(key).await,
             JobKind::Delete(key) => self.resume_deletion(key).await,
-            JobKind::DeleteSession(session) => self.finish_session_deletion(session).await.map(|()| Tried::Done),
+            JobKind::DeleteSession(session) => {
+                self.finish_session_deletion(session).await.map(|()| Tried::Done)
+            }
         };
         match done {
             Ok(tried) => tried,
@@ -105,7 +107,11 @@ impl Services {
         self.settle_synced(key, durability).await
     }
 
-    async fn settle_synced(&self, key: &ObjectKey, durability: Durability) -> Result<Tried, PrimaryOrService> {
+    async fn settle_synced(
+        &self,
+        key: &ObjectKey,
+        durability: Durability,
+    ) -> Result<Tried, PrimaryOrService> {
         let both = StoreSet { supabase: true, local: true };
         if !self.catalog.mark_stored(key, both, durability).await.map_err(ServiceError::from)? {
             // Deleted while it was being sent.
@@ -150,7 +156,11 @@ impl Services {
         match (self.rules.verify, &local.md5_etag) {
             (Verify::Size, _) => Ok(Durability::Cloud),
             (Verify::Etag, Some(md5)) if object.etag.as_deref().is_some_and(is_md5_etag) => {
-                if object.etag.as_ref() == Some(md5) { Ok(Durability::CloudVerified) } else { Err(differs("digest")) }
+                if object.etag.as_ref() == Some(md5) {
+                    Ok(Durability::CloudVerified)
+                } else {
+                    Err(differs("digest"))
+                }
             }
             // An entity tag that is no content hash proves nothing, so the bytes are read.
             (Verify::Etag | Verify::Read, _) => {
@@ -164,8 +174,10 @@ impl Services {
     }
 
     async fn read_back(&self, key: &ObjectKey) -> Result<ContentDigest, PrimaryError> {
-        let gone = |detail: &str| StorageError::certain(StoreKind::Supabase, Kind::Unavailable, detail.to_owned());
-        let opened = self.stores.open_primary(key, None).await?.ok_or_else(|| gone("the object is not there"))?;
+        let gone =
+            |detail: &str| StorageError::certain(StoreKind::Supabase, Kind::Unavailable, detail.to_owned());
+        let opened =
+            self.stores.open_primary(key, None).await?.ok_or_else(|| gone("the object is not there"))?;
         let (mut hasher, mut bytes) = (Sha256::new(), opened.bytes);
         while let Some(chunk) = bytes.next().await {
             hasher.update(&chunk.map_err(|error| gone("reading it back broke off").because(error))?);

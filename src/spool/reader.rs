@@ -138,7 +138,9 @@ impl Following {
             return None;
         }
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || read_block(&shared.file, &shared.blocks, at, progress.written));
+        let read = tokio::task::spawn_blocking(move || {
+            read_block(&shared.file, &shared.blocks, at, progress.written)
+        });
         let read = read.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         if let Ok(bytes) = &read {
             self.position.store(at + bytes.len() as u64, Ordering::Relaxed);
@@ -156,7 +158,12 @@ fn read_block(file: &File, blocks: &BlockPool, at: u64, end: u64) -> io::Result<
 }
 
 /// Streams the bytes `start..end` of a finished file in blocks.
-pub fn read_blocks(file: File, start: u64, end: u64, blocks: BlockPool) -> BoxStream<'static, io::Result<Bytes>> {
+pub fn read_blocks(
+    file: File,
+    start: u64,
+    end: u64,
+    blocks: BlockPool,
+) -> BoxStream<'static, io::Result<Bytes>> {
     let file = Arc::new(file);
     unfold(start, move |at| {
         let (file, blocks) = (file.clone(), blocks.clone());

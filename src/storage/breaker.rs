@@ -58,7 +58,8 @@ impl Breaker {
     /// May a request be made now? [`Admission::Try`] takes the one place there is.
     pub fn admit(&mut self, now: Instant) -> Admission {
         let Some(open) = &mut self.open else { return Admission::Go };
-        let abandoned = open.trying_since.is_some_and(|since| now >= since + open.pause.max(Duration::from_secs(60)));
+        let abandoned =
+            open.trying_since.is_some_and(|since| now >= since + open.pause.max(Duration::from_secs(60)));
         if now < open.until || (open.trying_since.is_some() && !abandoned) {
             return Admission::Refused;
         }

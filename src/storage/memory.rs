@@ -51,7 +51,9 @@ impl ObjectStore for MemoryStore {
         let mut bytes = Vec::new();
         let mut stream = source.follow().bytes;
         while let Some(chunk) = stream.next().await {
-            let gone = |error| StorageError::certain(self.kind, Kind::SourceGone, "the source ended early").because(error);
+            let gone = |error| {
+                StorageError::certain(self.kind, Kind::SourceGone, "the source ended early").because(error)
+            };
             bytes.extend_from_slice(&chunk.map_err(gone)?);
         }
         let object = StoredObject {
@@ -76,7 +78,11 @@ impl ObjectStore for MemoryStore {
         Ok(self.objects().get(key).map(|(object, _)| object.clone()))
     }
 
-    async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Option<OpenObject>, StorageError> {
+    async fn open(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<OpenObject>, StorageError> {
         Ok(self.objects().get(key).map(|(object, bytes)| {
             let range = range.unwrap_or(0..object.size_bytes);
             let part = bytes.slice(range.start as usize..range.end as usize);

@@ -94,7 +94,11 @@ pub trait ObjectStore: Send + Sync {
     async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError>;
 
     /// Opens an object, whole or the bytes of `range` (which must lie within it); `None` if it is not there.
-    async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Option<OpenObject>, StorageError>;
+    async fn open(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<OpenObject>, StorageError>;
 
     /// All objects of the scope whose keys are recordings, in no particular order, to the last page.
     async fn list(&self, scope: &ListScope) -> Result<Vec<StoredObject>, StorageError>;

@@ -315,7 +315,8 @@ impl TieredStore {
             return Ok(ObjectUrl { url, expires_at: None });
         }
         let expires_at = OffsetDateTime::now_utc() + self.signed_url_ttl;
-        let signed = primary.asked(&primary.reads, primary.store.signed_url(key, self.signed_url_ttl)).await?;
+        let signed =
+            primary.asked(&primary.reads, primary.store.signed_url(key, self.signed_url_ttl)).await?;
         let no_url = || StorageError::certain(StoreKind::Supabase, Kind::Refused, "it gave no address");
         Ok(ObjectUrl { url: signed.ok_or_else(no_url)?, expires_at: Some(expires_at) })
     }

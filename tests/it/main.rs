@@ -4,3 +4,4 @@ mod cli;
 mod config;
 mod fake_contract;
 mod support;
+mod upload;

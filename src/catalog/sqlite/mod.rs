@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, Sqlite, SqlitePool, SqlSafeStr, Transaction};
+use sqlx::{Row, SqlSafeStr, Sqlite, SqlitePool, Transaction};
 use time::OffsetDateTime;
 
 use self::rows::{RECORDING_COLUMNS, micros, recording_of};
@@ -261,20 +261,22 @@ impl Catalog for SqliteCatalog {
         .bind(session)
         .fetch_all(&mut *tx)
         .await?;
-        let tombstones = sqlx::query("SELECT session_id, filename FROM tombstones WHERE $1 = '' OR session_id = $1")
-            .bind(session)
-            .fetch_all(&mut *tx)
-            .await?;
-        let reserved = sqlx::query("SELECT session_id, filename FROM reservations WHERE $1 = '' OR session_id = $1")
-            .bind(session)
-            .fetch_all(&mut *tx)
-            .await?;
+        let tombstones =
+            sqlx::query("SELECT session_id, filename FROM tombstones WHERE $1 = '' OR session_id = $1")
+                .bind(session)
+                .fetch_all(&mut *tx)
+                .await?;
+        let reserved =
+            sqlx::query("SELECT session_id, filename FROM reservations WHERE $1 = '' OR session_id = $1")
+                .bind(session)
+                .fetch_all(&mut *tx)
+                .await?;
         let sessions = sqlx::query(
             "SELECT session_id, deleted_at FROM session_tombstones WHERE $1 = '' OR session_id = $1",
         )
-            .bind(session)
-            .fetch_all(&mut *tx)
-            .await?;
+        .bind(session)
+        .fetch_all(&mut *tx)
+        .await?;
         Ok(View {
             recordings: recordings.iter().map(recording_of).collect::<Result<_>>()?,
             deleted: Deleted {
@@ -355,7 +357,8 @@ impl Catalog for SqliteCatalog {
         .fetch_optional(&self.read)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let pending = StoreSet { supabase: row.try_get::<i64, _>(0)? != 0, local: row.try_get::<i64, _>(1)? != 0 };
+        let pending =
+            StoreSet { supabase: row.try_get::<i64, _>(0)? != 0, local: row.try_get::<i64, _>(1)? != 0 };
         Ok(Some(Tombstone { pending }))
     }
 
@@ -374,7 +377,9 @@ impl Catalog for SqliteCatalog {
             StoreKind::Supabase => {
                 "UPDATE tombstones SET pending_supabase = 0 WHERE session_id = $1 AND filename = $2"
             }
-            StoreKind::Local => "UPDATE tombstones SET pending_local = 0 WHERE session_id = $1 AND filename = $2",
+            StoreKind::Local => {
+                "UPDATE tombstones SET pending_local = 0 WHERE session_id = $1 AND filename = $2"
+            }
         })
         .bind(session)
         .bind(filename)
@@ -443,11 +448,13 @@ impl Catalog for SqliteCatalog {
     }
 
     async fn forget_request(&self, request: &RequestKey) -> Result<()> {
-        sqlx::query("DELETE FROM idempotent_requests WHERE scope = $1 AND request_key = $2 AND answer IS NULL")
-            .bind(&request.scope)
-            .bind(&request.key)
-            .execute(&self.write)
-            .await?;
+        sqlx::query(
+            "DELETE FROM idempotent_requests WHERE scope = $1 AND request_key = $2 AND answer IS NULL",
+        )
+        .bind(&request.scope)
+        .bind(&request.key)
+        .execute(&self.write)
+        .await?;
         Ok(())
     }
 
@@ -470,7 +477,8 @@ impl Catalog for SqliteCatalog {
         .fetch_optional(&self.write)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let (kind, session, filename): (String, String, String) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+        let (kind, session, filename): (String, String, String) =
+            (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
         let kind = JobKind::parse(&kind, &session, &filename)
             .ok_or_else(|| CatalogError::Corrupt(format!("job {kind} {session}/{filename}")))?;
         Ok(Some(Job { id: row.try_get(0)?, kind, attempt: row.try_get(4)? }))
@@ -499,7 +507,10 @@ impl Catalog for SqliteCatalog {
     }
 
     async fn hurry_jobs(&self, now_us: i64) -> Result<()> {
-        sqlx::query("UPDATE jobs SET run_at = $1 WHERE run_at > $1").bind(now_us).execute(&self.write).await?;
+        sqlx::query("UPDATE jobs SET run_at = $1 WHERE run_at > $1")
+            .bind(now_us)
+            .execute(&self.write)
+            .await?;
         Ok(())
     }
 

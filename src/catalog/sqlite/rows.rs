@@ -49,10 +49,7 @@ pub(super) fn recording_of(row: &SqliteRow) -> Result<Recording, CatalogError> {
         content_type: row.try_get(4)?,
         original_filename: row.try_get(5)?,
         durability: Durability::parse(&durability).ok_or_else(|| corrupt(&key))?,
-        stores: StoreSet {
-            supabase: row.try_get::<i64, _>(7)? != 0,
-            local: row.try_get::<i64, _>(8)? != 0,
-        },
+        stores: StoreSet { supabase: row.try_get::<i64, _>(7)? != 0, local: row.try_get::<i64, _>(8)? != 0 },
         uploaded_at: time_of(uploaded_at)?,
         parked_reason: row.try_get(10)?,
         upload_id: row.try_get(11)?,

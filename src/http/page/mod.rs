@@ -51,12 +51,16 @@ pub(super) async fn get_page(State(edge): State<Edge>) -> Response {
 }
 
 /// A script, a style sheet or a picture of the page.
-pub(super) async fn get_asset(Path(name): Path<String>, headers: header::HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn get_asset(
+    Path(name): Path<String>,
+    headers: header::HeaderMap,
+) -> Result<Response, Problem> {
     let found = ASSETS.iter().find(|(known, ..)| *known == name);
     let (_, content_type, bytes) = found.ok_or_else(|| Problem::of_status(StatusCode::NOT_FOUND))?;
     let etag = format!("\"{}\"", hex::encode(&Sha256::digest(bytes)[..12]));
     let fresh = headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == etag.as_bytes());
-    let etag = HeaderValue::from_str(&etag).map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
+    let etag =
+        HeaderValue::from_str(&etag).map_err(|_| Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),

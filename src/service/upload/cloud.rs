@@ -63,7 +63,9 @@ async fn run(
     loop {
         let (key, n) = match services.catalog.reserve(&session, &stem, next).await {
             Ok((filename, n)) => (ObjectKey::new(session.clone(), filename), n),
-            Err(error) => return Arrived { name: Err(error.into()), result: Err(PrimaryError::NotConfigured) },
+            Err(error) => {
+                return Arrived { name: Err(error.into()), result: Err(PrimaryError::NotConfigured) };
+            }
         };
         let result = services.stores.put_primary(&key, &source, known_size, &meta).await;
         if source.is_abandoned() {

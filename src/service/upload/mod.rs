@@ -115,7 +115,11 @@ impl Services {
     /// # Errors
     /// [`ServiceError::TooLarge`], [`ServiceError::StorageFull`], [`ServiceError::Busy`], or what
     /// [`ServiceError::RequestRunning`] says about the idempotency key.
-    pub async fn begin_upload(&self, session: SessionId, options: UploadOptions) -> Result<Incoming, ServiceError> {
+    pub async fn begin_upload(
+        &self,
+        session: SessionId,
+        options: UploadOptions,
+    ) -> Result<Incoming, ServiceError> {
         let announced = options.request_bytes.unwrap_or(0);
         // A form has some bytes beside the file; the file itself is counted exactly as it comes.
         if announced > self.rules.max_bytes.saturating_add(FORM_OVERHEAD_BYTES) {
@@ -125,10 +129,12 @@ impl Services {
             return Err(ServiceError::StorageFull);
         }
         let slot = self.upload_slots.clone().try_acquire_owned().map_err(|_| ServiceError::Busy)?;
-        let mut leftovers = Leftovers { services: self.clone(), request: None, names: Vec::new(), object: None };
+        let mut leftovers =
+            Leftovers { services: self.clone(), request: None, names: Vec::new(), object: None };
         let mut earlier = None;
         if let Some(key) = &options.idempotency_key {
-            let request = RequestKey { scope: format!("POST /recordings/upload/{session}"), key: key.clone() };
+            let request =
+                RequestKey { scope: format!("POST /recordings/upload/{session}"), key: key.clone() };
             match self.catalog.begin_request(&request).await? {
                 Begun::First => leftovers.request = Some(request),
                 Begun::Running => return Err(ServiceError::RequestRunning),
@@ -209,7 +215,8 @@ struct Leftovers {
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
-        let (request, names, object) = (self.request.take(), std::mem::take(&mut self.names), self.object.take());
+        let (request, names, object) =
+            (self.request.take(), std::mem::take(&mut self.names), self.object.take());
         if request.is_none() && names.is_empty() && object.is_none() {
             return;
         }
@@ -293,8 +300,11 @@ impl Incoming {
 
     fn look_at_first_bytes(&mut self) -> Result<(), ServiceError> {
         let Some(file) = &mut self.file else { return Err(ServiceError::Unexpected) };
-        let media =
-            decide(sniff(&file.first), file.head.declared_type.as_deref(), file.head.client_filename.as_deref());
+        let media = decide(
+            sniff(&file.first),
+            file.head.declared_type.as_deref(),
+            file.head.client_filename.as_deref(),
+        );
         if !self.services.rules.types.allows(&media.content_type) {
             return Err(ServiceError::TypeNotAllowed { content_type: media.content_type });
         }

@@ -48,7 +48,9 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         session: incoming.session.clone(),
         size_bytes: spooled.size_bytes,
         meta: ObjectMeta {
-            upload_id: leg.as_ref().map_or_else(|| uuid::Uuid::now_v7().to_string(), |leg| leg.meta.upload_id.clone()),
+            upload_id: leg
+                .as_ref()
+                .map_or_else(|| uuid::Uuid::now_v7().to_string(), |leg| leg.meta.upload_id.clone()),
             content_type: media.content_type,
             sha256: Some(spooled.sha256),
             original_filename: file.head.client_filename.clone(),
@@ -95,11 +97,16 @@ impl Complete {
     /// Tries the cloud. The name, if one was taken, is in the leftovers.
     async fn to_cloud(&mut self) -> Result<(Option<ObjectKey>, Result<(), PrimaryError>), ServiceError> {
         if self.respond_async && self.services.stores.has_primary() {
-            return Ok((None, Err(PrimaryError::LeftAlone { cause: "the client asked for an early answer".into() })));
+            return Ok((
+                None,
+                Err(PrimaryError::LeftAlone { cause: "the client asked for an early answer".into() }),
+            ));
         }
         let leg = match self.leg.take() {
             Some(leg) => leg,
-            None if !self.services.stores.has_primary() => return Ok((None, Err(PrimaryError::NotConfigured))),
+            None if !self.services.stores.has_primary() => {
+                return Ok((None, Err(PrimaryError::NotConfigured)));
+            }
             None => CloudLeg::start(
                 &self.services,
                 self.session.clone(),
@@ -203,7 +210,8 @@ impl Complete {
         };
         let request = self.leftovers.request.clone();
         let sync = matches!(receipt.landed, Landed::CloudUnavailable | Landed::Early | Landed::Local);
-        let kept = self.services.catalog.commit(recording, sync, request.as_ref().map(|r| (r, &answered))).await;
+        let kept =
+            self.services.catalog.commit(recording, sync, request.as_ref().map(|r| (r, &answered))).await;
         if let Err(error) = kept {
             // Not promised: the bytes go again, as if the upload had never been.
             if recording.stores.local

@@ -25,7 +25,8 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
-        let handle = rustix::fs::open(&root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let handle =
+            rustix::fs::open(&root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { root, handle })
     }
 
@@ -49,7 +50,9 @@ impl Files {
     /// Opens a recording's file. Anything that is not a plain file of its own is not there.
     pub(super) fn open_file(&self, key: &ObjectKey) -> io::Result<Option<(File, StoredObject)>> {
         let Some(dir) = self.session_dir(&key.session)? else { return Ok(None) };
-        let Some(file) = absent_is_none(rustix::fs::openat(&dir, key.filename.as_str(), FILE, Mode::empty()))? else {
+        let Some(file) =
+            absent_is_none(rustix::fs::openat(&dir, key.filename.as_str(), FILE, Mode::empty()))?
+        else {
             return Ok(None);
         };
         let stat = rustix::fs::fstat(&file)?;
@@ -57,7 +60,13 @@ impl Files {
     }
 
     /// Puts a complete source in place. The spool's own file is renamed; any other is copied first.
-    pub(super) fn store(&self, key: &ObjectKey, source: &SpoolReader, size: u64, spool: &Spool) -> io::Result<()> {
+    pub(super) fn store(
+        &self,
+        key: &ObjectKey,
+        source: &SpoolReader,
+        size: u64,
+        spool: &Spool,
+    ) -> io::Result<()> {
         let Some(path) = source.take_path() else { return self.store_copy(key, source, size, spool) };
         // After a failed fsync the kernel may forget what it could not write: the file is not trusted again, and
         // the error goes up. Nothing was renamed.
@@ -142,7 +151,9 @@ impl Files {
         let mut objects = Vec::new();
         for entry in Dir::read_from(&dir)? {
             let entry = entry?;
-            let Some(filename) = entry.file_name().to_str().ok().and_then(|n| Filename::parse(n).ok()) else { continue };
+            let Some(filename) = entry.file_name().to_str().ok().and_then(|n| Filename::parse(n).ok()) else {
+                continue;
+            };
             let stat = match rustix::fs::statat(&dir, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 // Deleted while we look.
@@ -164,7 +175,9 @@ impl Files {
         let mut objects = Vec::new();
         for entry in Dir::read_from(&self.handle)? {
             let entry = entry?;
-            if let Some(session) = entry.file_name().to_str().ok().and_then(|name| SessionId::parse(name).ok()) {
+            if let Some(session) =
+                entry.file_name().to_str().ok().and_then(|name| SessionId::parse(name).ok())
+            {
                 match self.list_session(&session) {
                     Ok(found) => objects.extend(found),
                     // A plain file or a link among the sessions.

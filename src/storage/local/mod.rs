@@ -63,14 +63,16 @@ impl ObjectStore for LocalStore {
         _meta: &ObjectMeta,
     ) -> Result<(), StorageError> {
         let size = source.completed().await.map_err(|error| {
-            StorageError::certain(StoreKind::Local, Kind::SourceGone, "the upload was abandoned").because(error)
+            StorageError::certain(StoreKind::Local, Kind::SourceGone, "the upload was abandoned")
+                .because(error)
         })?;
         let (key, source, spool) = (key.clone(), source.clone(), self.spool.clone());
         self.blocking("cannot store the file", move |files| files.store(&key, &source, size, &spool))
             .await
             .map_err(|mut error| {
                 let taken = |e: &(dyn std::error::Error + Send + Sync + 'static)| {
-                    e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::AlreadyExists)
+                    e.downcast_ref::<std::io::Error>()
+                        .is_some_and(|e| e.kind() == std::io::ErrorKind::AlreadyExists)
                 };
                 if error.source.as_deref().is_some_and(taken) {
                     error.kind = Kind::AlreadyExists;
@@ -85,12 +87,17 @@ impl ObjectStore for LocalStore {
         Ok(found.map(|(_, object)| object))
     }
 
-    async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Option<OpenObject>, StorageError> {
+    async fn open(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<OpenObject>, StorageError> {
         let key = key.clone();
         let found = self.blocking("cannot open the file", move |files| files.open_file(&key)).await?;
         Ok(found.map(|(file, object)| {
             let range = range.unwrap_or(0..object.size_bytes);
-            let bytes = read_blocks(file, range.start, range.end.min(object.size_bytes), self.spool.blocks().clone());
+            let bytes =
+                read_blocks(file, range.start, range.end.min(object.size_bytes), self.spool.blocks().clone());
             OpenObject { object, bytes }
         }))
     }
@@ -111,7 +118,8 @@ impl ObjectStore for LocalStore {
 
     async fn rename(&self, from: &ObjectKey, to: &ObjectKey) -> Result<(), StorageError> {
         let (from, to) = (from.clone(), to.clone());
-        let renamed = self.blocking("cannot rename the file", move |files| Ok(files.rename(&from, &to))).await?;
+        let renamed =
+            self.blocking("cannot rename the file", move |files| Ok(files.rename(&from, &to))).await?;
         renamed.map_err(|error| {
             let taken = error.kind() == std::io::ErrorKind::AlreadyExists;
             let mut error = StorageError::disk(error, "cannot rename the file");
@@ -131,7 +139,9 @@ impl ObjectStore for LocalStore {
     async fn source(&self, key: &ObjectKey) -> Result<Option<SpoolReader>, StorageError> {
         let (key, blocks) = (key.clone(), self.spool.blocks().clone());
         self.blocking("cannot open the file", move |files| {
-            Ok(files.open_file(&key)?.map(|(file, object)| SpoolReader::of_file(file, object.size_bytes, blocks)))
+            Ok(files
+                .open_file(&key)?
+                .map(|(file, object)| SpoolReader::of_file(file, object.size_bytes, blocks)))
         })
         .await
     }

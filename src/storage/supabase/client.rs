@@ -45,7 +45,9 @@ impl Client {
         let builder = || {
             let mut headers = HeaderMap::new();
             // The storage server reads Authorization; the hosted gateway in front of it wants apikey too.
-            for (name, value) in [("authorization", format!("Bearer {}", access.key)), ("apikey", access.key.clone())] {
+            for (name, value) in
+                [("authorization", format!("Bearer {}", access.key)), ("apikey", access.key.clone())]
+            {
                 if let Ok(mut value) = HeaderValue::from_str(&value) {
                     value.set_sensitive(true);
                     headers.insert(name, value);
@@ -75,14 +77,21 @@ impl Client {
     }
 
     /// Asks and reads a JSON answer. `changes`: whether the request changes something if it is carried out.
-    async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder, changes: bool) -> Result<T, StorageError> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        changes: bool,
+    ) -> Result<T, StorageError> {
         let body = self.ask_bytes(request, changes).await?;
         serde_json::from_slice(&body).map_err(|error| nonsense(changes).because(error))
     }
 
     async fn ask_bytes(&self, request: RequestBuilder, changes: bool) -> Result<Vec<u8>, StorageError> {
-        let response =
-            request.timeout(self.access.question_timeout).send().await.map_err(|error| transport(error, changes))?;
+        let response = request
+            .timeout(self.access.question_timeout)
+            .send()
+            .await
+            .map_err(|error| transport(error, changes))?;
         let status = response.status();
         let body = read_capped(response, changes).await?;
         if status.is_success() { Ok(body) } else { Err(refusal(status.as_u16(), &body, changes)) }
@@ -95,7 +104,8 @@ impl Client {
 
     pub(super) async fn create_bucket(&self, public: bool) -> Result<(), StorageError> {
         let id = &self.access.bucket;
-        let request = self.questions.post(self.url("/bucket")).json(&wire::NewBucketBody { id, name: id, public });
+        let request =
+            self.questions.post(self.url("/bucket")).json(&wire::NewBucketBody { id, name: id, public });
         self.ask::<serde_json::Value>(request, true).await.map(|_| ())
     }
 
@@ -106,7 +116,11 @@ impl Client {
     }
 
     /// One page of at most 1000 keys that begin with `prefix` (section 8).
-    pub(super) async fn list_page(&self, prefix: &str, cursor: Option<&str>) -> Result<wire::ListBody, StorageError> {
+    pub(super) async fn list_page(
+        &self,
+        prefix: &str,
+        cursor: Option<&str>,
+    ) -> Result<wire::ListBody, StorageError> {
         let url = self.url(&format!("/object/list-v2/{}", wire::segment(&self.access.bucket)));
         let query = wire::ListQuery { prefix, limit: 1000, cursor };
         self.ask(self.questions.post(url).json(&query), false).await
@@ -157,7 +171,11 @@ impl Client {
     }
 
     /// Opens an object for reading; the answer's head must come within the question's time.
-    pub(super) async fn download(&self, key: &ObjectKey, range: Option<&str>) -> Result<Response, StorageError> {
+    pub(super) async fn download(
+        &self,
+        key: &ObjectKey,
+        range: Option<&str>,
+    ) -> Result<Response, StorageError> {
         let mut request = self.questions.get(self.object_url("authenticated/", key));
         if let Some(range) = range {
             request = request.header(RANGE, range);
@@ -203,7 +221,8 @@ pub(super) fn transport(error: reqwest::Error, changes: bool) -> StorageError {
 }
 
 pub(super) fn timeout(may_have_applied: bool) -> StorageError {
-    StorageError::certain(StoreKind::Supabase, Kind::Timeout, "no byte moved for too long").unknown_if(may_have_applied)
+    StorageError::certain(StoreKind::Supabase, Kind::Timeout, "no byte moved for too long")
+        .unknown_if(may_have_applied)
 }
 
 fn nonsense(may_have_applied: bool) -> StorageError {

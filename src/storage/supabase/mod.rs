@@ -43,7 +43,11 @@ impl SupabaseStore {
     ///
     /// # Errors
     /// If the TLS stack cannot be set up.
-    pub fn new(access: Access, assume_public: bool, create: Option<CreateBucket>) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        access: Access,
+        assume_public: bool,
+        create: Option<CreateBucket>,
+    ) -> Result<Self, reqwest::Error> {
         Ok(Self { client: Client::new(access)?, public: AtomicBool::new(assume_public), create })
     }
 
@@ -88,7 +92,11 @@ impl ObjectStore for SupabaseStore {
         }
     }
 
-    async fn open(&self, key: &ObjectKey, range: Option<Range<u64>>) -> Result<Option<OpenObject>, StorageError> {
+    async fn open(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<OpenObject>, StorageError> {
         let Some(object) = self.head(key).await? else { return Ok(None) };
         let wanted = range.clone().unwrap_or(0..object.size_bytes);
         if wanted.is_empty() {
@@ -102,7 +110,9 @@ impl ObjectStore for SupabaseStore {
         };
         let expected_status = if header.is_some() { 206 } else { 200 };
         let length = wanted.end - wanted.start;
-        if response.status().as_u16() != expected_status || response.content_length().is_some_and(|l| l != length) {
+        if response.status().as_u16() != expected_status
+            || response.content_length().is_some_and(|l| l != length)
+        {
             return Err(StorageError::certain(
                 StoreKind::Supabase,
                 Kind::Mismatch,
@@ -196,22 +206,29 @@ fn exactly(
     idle: Duration,
 ) -> futures_util::stream::BoxStream<'static, std::io::Result<bytes::Bytes>> {
     use std::io::{Error, ErrorKind};
-    futures_util::stream::unfold((Box::pin(stream), length, false), move |(mut stream, left, over)| async move {
-        if over {
-            return None;
-        }
-        let next = match tokio::time::timeout(idle, stream.next()).await {
-            Err(_) => Err(Error::new(ErrorKind::TimedOut, "the cloud stopped sending")),
-            Ok(None) if left == 0 => return None,
-            Ok(None) => Err(Error::new(ErrorKind::UnexpectedEof, "the cloud sent fewer bytes than it has")),
-            Ok(Some(Ok(bytes))) if bytes.len() as u64 > left => Err(Error::other("the cloud sent too many bytes")),
-            Ok(Some(item)) => item,
-        };
-        let (left, over) = match &next {
-            Ok(bytes) => (left - bytes.len() as u64, false),
-            Err(_) => (left, true),
-        };
-        Some((next, (stream, left, over)))
-    })
+    futures_util::stream::unfold(
+        (Box::pin(stream), length, false),
+        move |(mut stream, left, over)| async move {
+            if over {
+                return None;
+            }
+            let next = match tokio::time::timeout(idle, stream.next()).await {
+                Err(_) => Err(Error::new(ErrorKind::TimedOut, "the cloud stopped sending")),
+                Ok(None) if left == 0 => return None,
+                Ok(None) => {
+                    Err(Error::new(ErrorKind::UnexpectedEof, "the cloud sent fewer bytes than it has"))
+                }
+                Ok(Some(Ok(bytes))) if bytes.len() as u64 > left => {
+                    Err(Error::other("the cloud sent too many bytes"))
+                }
+                Ok(Some(item)) => item,
+            };
+            let (left, over) = match &next {
+                Ok(bytes) => (left - bytes.len() as u64, false),
+                Err(_) => (left, true),
+            };
+            Some((next, (stream, left, over)))
+        },
+    )
     .boxed()
 }

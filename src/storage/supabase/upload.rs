@@ -82,7 +82,9 @@ fn hold_back_the_end(
             if next.is_ok() && after >= announced {
                 match source.completed().await {
                     Ok(size) if size == announced => {}
-                    Ok(_) => next = Err(SpoolError::Io(std::io::Error::other("the length was announced wrongly"))),
+                    Ok(_) => {
+                        next = Err(SpoolError::Io(std::io::Error::other("the length was announced wrongly")))
+                    }
                     Err(error) => next = Err(error),
                 }
             }

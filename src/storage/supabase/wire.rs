@@ -39,10 +39,14 @@ struct ErrorBody {
 /// Turns an error answer into ours. `may_have_applied`: whether the request, if it was carried out in spite of a
 /// server-side error, has changed something.
 pub(super) fn refusal(status: u16, body: &[u8], may_have_applied: bool) -> StorageError {
-    let Ok(parsed) = serde_json::from_slice::<ErrorBody>(body) else { return no_json(status, may_have_applied) };
+    let Ok(parsed) = serde_json::from_slice::<ErrorBody>(body) else {
+        return no_json(status, may_have_applied);
+    };
     let true_status = match &parsed.status_code {
         serde_json::Value::String(text) => text.parse().unwrap_or(status),
-        serde_json::Value::Number(number) => number.as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or(status),
+        serde_json::Value::Number(number) => {
+            number.as_u64().and_then(|n| u16::try_from(n).ok()).unwrap_or(status)
+        }
         _ => status,
     };
     let message = if parsed.message.is_empty() { parsed.error } else { parsed.message };
@@ -57,7 +61,9 @@ pub(super) fn refusal(status: u16, body: &[u8], may_have_applied: bool) -> Stora
 fn no_json(status: u16, may_have_applied: bool) -> StorageError {
     let (kind, detail) = match status {
         401 => (Kind::Unauthorized, "the credentials were refused (401)".to_owned()),
-        413 => (Kind::TooLarge, "something in front of Supabase refuses bodies of this size (413)".to_owned()),
+        413 => {
+            (Kind::TooLarge, "something in front of Supabase refuses bodies of this size (413)".to_owned())
+        }
         429 => (Kind::Throttled, "asked to slow down (429)".to_owned()),
         502..=504 => (Kind::Unavailable, format!("a proxy in front of Supabase answered {status}")),
         _ => (Kind::Nonsense, format!("answered {status} with something that is not JSON")),
@@ -286,16 +292,32 @@ mod tests {
             (400, body("413", "EntityTooLarge", "too large"), (Kind::TooLarge, NotApplied)),
             (400, body("415", "InvalidMimeType", "mime"), (Kind::TypeRefused, NotApplied)),
             (400, body("400", "InvalidKey", "key"), (Kind::InvalidKey, NotApplied)),
-            (400, body("403", "AccessDenied", "signature verification failed"), (Kind::Unauthorized, NotApplied)),
-            (400, body("403", "AccessDenied", "\\\"exp\\\" claim timestamp check failed"), (Kind::Unauthorized, NotApplied)),
-            (400, body("403", "AccessDenied", "new row violates row-level security policy"), (Kind::Forbidden, NotApplied)),
+            (
+                400,
+                body("403", "AccessDenied", "signature verification failed"),
+                (Kind::Unauthorized, NotApplied),
+            ),
+            (
+                400,
+                body("403", "AccessDenied", "\\\"exp\\\" claim timestamp check failed"),
+                (Kind::Unauthorized, NotApplied),
+            ),
+            (
+                400,
+                body("403", "AccessDenied", "new row violates row-level security policy"),
+                (Kind::Forbidden, NotApplied),
+            ),
             (400, body("503", "DatabaseReadOnly", "read-only"), (Kind::Unavailable, Unknown)),
             (429, body("429", "SlowDown", "slow"), (Kind::Throttled, NotApplied)),
             (500, body("500", "InternalError", "oops"), (Kind::Unavailable, Unknown)),
             (544, body("544", "DatabaseTimeout", "timeout"), (Kind::Timeout, Unknown)),
             (502, "<html>Bad Gateway</html>".to_owned(), (Kind::Unavailable, Unknown)),
             (200, "<html>hotel wifi</html>".to_owned(), (Kind::Nonsense, NotApplied)),
-            (404, r#"{"message":"Route not found","error":"Not Found","statusCode":404}"#.to_owned(), (Kind::NotFound, NotApplied)),
+            (
+                404,
+                r#"{"message":"Route not found","error":"Not Found","statusCode":404}"#.to_owned(),
+                (Kind::NotFound, NotApplied),
+            ),
         ];
         for (status, body, expected) in cases {
             assert_eq!(kind(status, &body), expected, "{status} {body}");

@@ -1,4 +1,20 @@
 //! What the suites share: the gateway under test, its clients and the fake cloud.
 
 pub mod fake_supabase;
+pub mod gateway;
+pub mod media;
 pub mod skip;
+
+use std::time::{Duration, Instant};
+
+/// How long a test waits for a state at most. Generous: the machine may be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `reached` says so; fails the test when it takes too long.
+pub async fn eventually(what: &str, mut reached: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !reached().await {
+        assert!(Instant::now() < deadline, "not reached in {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
