@@ -3,5 +3,6 @@
 mod cli;
 mod config;
 mod fake_contract;
+mod page;
 mod support;
 mod upload;
