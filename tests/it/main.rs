@@ -5,4 +5,5 @@ mod config;
 mod fake_contract;
 mod page;
 mod support;
+mod tidy;
 mod upload;

@@ -96,7 +96,10 @@ async fn drive(url: &str, work: &Path) -> PathBuf {
     let done = run(Command::new("node").arg(script).arg(url).arg(work)).await;
     let told = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{told}");
-    assert!(told.contains("ok browser had nothing to complain about"), "it ended before its last step: {told}");
+    assert!(
+        told.contains("ok browser had nothing to complain about"),
+        "it ended before its last step: {told}"
+    );
     work.join("fake-camera.webm")
 }
 
