@@ -203,6 +203,7 @@ fn settings(config: &Config) -> Settings {
         },
         allowed_types: config.uploads.allowed_types.clone(),
         media_origin: origin.unwrap_or_default(),
+        allowed_origins: config.server.allowed_origins.clone(),
     }
 }
 

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod check;
 mod cli;
 mod config;
+mod cors;
 mod fake_contract;
 mod support;
 mod upload;
