@@ -16,7 +16,7 @@
 //! The problem travels in the response's extensions; a middleware writes the body, with the request id, and logs it
 //! once.
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytesize::ByteSize;
 
@@ -37,7 +37,7 @@ pub struct Problem {
     /// One sentence: what to do.
     pub detail: String,
     /// Further headers, like `Retry-After`.
-    pub headers: HeaderMap,
+    pub headers: Vec<(header::HeaderName, HeaderValue)>,
     /// The whole chain of causes, for the log only.
     pub cause: Option<String>,
 }
@@ -45,13 +45,13 @@ pub struct Problem {
 impl Problem {
     /// A problem without further headers.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), headers: HeaderMap::new(), cause: None }
+        Self { status, code, detail: detail.into(), headers: Vec::new(), cause: None }
     }
 
     /// Adds a header.
     pub fn with_header(mut self, name: header::HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.insert(name, value);
+            self.headers.push((name, value));
         }
         self
     }

@@ -153,10 +153,7 @@ impl Services {
                 None
             }
         };
-        let local = match listing.fallback {
-            Ok(objects) => objects,
-            Err(error) => return Err(error.into()),
-        };
+        let local = listing.fallback?;
         Ok(Merged { rows: merge(Sources { recordings, deleted, supabase, local }), unavailable })
     }
 }

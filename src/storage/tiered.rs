@@ -73,6 +73,15 @@ impl PrimaryError {
     }
 }
 
+/// Who waits for a transfer to the primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waiting {
+    /// A client: the transfer gets `patience` after the source is complete.
+    Client,
+    /// Nobody: it takes the time it takes, as long as bytes move.
+    Nobody,
+}
+
 /// Both stores' objects of a scope.
 pub struct Listing {
     /// The primary's; an error if it could not be asked.
@@ -187,23 +196,30 @@ impl TieredStore {
         self.primary.as_ref().is_some_and(|p| lock(&p.writes).state(Instant::now()) != State::Open)
     }
 
-    /// Stores and confirms an object in the primary, following `source` while it grows and giving up when the
-    /// patience after its completion is over. Safe to drop: the outcome is then unknown.
+    /// Stores and confirms an object in the primary, following `source` while it grows. Safe to drop: the outcome is
+    /// then unknown.
     pub async fn put_primary(
         &self,
         key: &ObjectKey,
         source: &SpoolReader,
         known_size: Option<u64>,
         meta: &ObjectMeta,
+        waiting: Waiting,
     ) -> Result<(), PrimaryError> {
         let primary = self.primary()?;
         primary.admit(&primary.writes)?;
         let go_on = |error: &StorageError| primary.report(&primary.writes, &Err::<(), _>(clone_blame(error)));
         let pushed = tokio::select! {
             pushed = push(&*primary.store, key, source, known_size, meta, go_on) => pushed,
-            () = out_of_patience(source, primary.patience) => {
-                let detail = format!("was not done {:?} after the last byte", primary.patience);
-                let error = StorageError::certain(primary.store.kind(), Kind::Timeout, detail).unknown_if(true);
+            over = out_of_patience(source, primary.patience, waiting) => {
+                let kind = primary.store.kind();
+                let error = match over {
+                    Over::Patience => {
+                        let detail = format!("was not done {:?} after the last byte", primary.patience);
+                        StorageError::certain(kind, Kind::Timeout, detail).unknown_if(true)
+                    }
+                    Over::Abandoned => StorageError::certain(kind, Kind::SourceGone, "the upload was abandoned"),
+                };
                 primary.report(&primary.writes, &Err::<(), _>(clone_blame(&error)));
                 return Err(error.into());
             }
@@ -327,11 +343,19 @@ fn clone_blame(error: &StorageError) -> StorageError {
     StorageError::certain(error.store, error.kind, chain(error))
 }
 
-/// Ends when `patience` has passed since the source was complete; never before.
-async fn out_of_patience(source: &SpoolReader, patience: Duration) {
-    match source.completed().await {
-        Ok(_) => tokio::time::sleep(patience).await,
-        // Abandoned: the put itself ends with that.
-        Err(_) => std::future::pending().await,
+enum Over {
+    Patience,
+    Abandoned,
+}
+
+/// Ends when the source was abandoned, or when the client that waits has waited long enough after the last byte.
+async fn out_of_patience(source: &SpoolReader, patience: Duration, waiting: Waiting) -> Over {
+    match (source.completed().await, waiting) {
+        (Err(_), _) => Over::Abandoned,
+        (Ok(_), Waiting::Client) => {
+            tokio::time::sleep(patience).await;
+            Over::Patience
+        }
+        (Ok(_), Waiting::Nobody) => std::future::pending().await,
     }
 }

@@ -1,7 +1,11 @@
 //! The one integration test binary: a module list, nothing else.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
+
+mod check;
 mod cli;
 mod config;
+mod cors;
 mod fake_contract;
 mod page;
 mod support;

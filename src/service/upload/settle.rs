@@ -70,9 +70,9 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
 
 impl Complete {
     async fn keep(mut self) -> Result<Receipt, ServiceError> {
-        let (key, landed) = match self.to_cloud().await? {
+        let (key, landed) = match self.try_cloud().await? {
             (Some(key), Ok(())) => (key, Landed::Cloud),
-            (key, Err(error)) => self.to_disk(key, error).await?,
+            (key, Err(error)) => self.keep_here(key, error).await?,
             (None, Ok(())) => return Err(ServiceError::Unexpected),
         };
         let stored_in = if landed == Landed::Cloud { StoreKind::Supabase } else { StoreKind::Local };
@@ -95,7 +95,7 @@ impl Complete {
     }
 
     /// Tries the cloud. The name, if one was taken, is in the leftovers.
-    async fn to_cloud(&mut self) -> Result<(Option<ObjectKey>, Result<(), PrimaryError>), ServiceError> {
+    async fn try_cloud(&mut self) -> Result<(Option<ObjectKey>, Result<(), PrimaryError>), ServiceError> {
         if self.respond_async && self.services.stores.has_primary() {
             return Ok((
                 None,
@@ -163,7 +163,7 @@ impl Complete {
     }
 
     /// Keeps the recording here. `name` is reserved already if there is one.
-    async fn to_disk(
+    async fn keep_here(
         &mut self,
         name: Option<ObjectKey>,
         why: PrimaryError,
@@ -209,7 +209,7 @@ impl Complete {
             answer: serde_json::to_string(receipt).map_err(|_| ServiceError::Unexpected)?,
         };
         let request = self.leftovers.request.clone();
-        let sync = matches!(receipt.landed, Landed::CloudUnavailable | Landed::Early | Landed::Local);
+        let sync = matches!(receipt.landed, Landed::CloudUnavailable | Landed::Early);
         let kept =
             self.services.catalog.commit(recording, sync, request.as_ref().map(|r| (r, &answered))).await;
         if let Err(error) = kept {

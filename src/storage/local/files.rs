@@ -138,10 +138,9 @@ impl Files {
             return Ok(false);
         }
         rustix::fs::fsync(&dir)?;
-        match rustix::fs::unlinkat(&self.handle, key.session.as_str(), AtFlags::REMOVEDIR) {
-            Ok(()) => rustix::fs::fsync(&self.handle)?,
-            // Other recordings are left.
-            Err(_) => {}
+        // Fails while other recordings are left.
+        if rustix::fs::unlinkat(&self.handle, key.session.as_str(), AtFlags::REMOVEDIR).is_ok() {
+            rustix::fs::fsync(&self.handle)?;
         }
         Ok(true)
     }
