@@ -7,5 +7,6 @@ mod cli;
 mod config;
 mod cors;
 mod fake_contract;
+mod parked;
 mod support;
 mod upload;
