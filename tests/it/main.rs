@@ -7,6 +7,8 @@ mod cli;
 mod config;
 mod cors;
 mod fake_contract;
+mod page;
 mod parked;
 mod support;
+mod tidy;
 mod upload;
