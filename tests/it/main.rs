@@ -3,5 +3,6 @@
 mod cli;
 mod config;
 mod fake_contract;
+mod interrupted;
 mod support;
 mod upload;
