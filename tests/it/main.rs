@@ -3,6 +3,8 @@
 mod cli;
 mod config;
 mod fake_contract;
+mod hostile;
 mod interrupted;
+mod limits;
 mod support;
 mod upload;
