@@ -15,6 +15,7 @@ mod tests;
 
 use axum::http::HeaderMap;
 use bytes::{Buf, Bytes};
+use futures_util::stream::Fuse;
 use futures_util::{Stream, StreamExt};
 use memchr::memmem::Finder;
 
@@ -128,7 +129,8 @@ enum State {
 /// any error the caller removes what it staged. Both reading functions are safe to drop and call again: all progress
 /// is in the reader.
 pub struct FormReader<S> {
-    stream: S,
+    /// Asked again after its end where the closing boundary has no line end.
+    stream: Fuse<S>,
     limits: Limits,
     /// CR LF, two dashes, the boundary.
     delimiter: Bytes,
@@ -159,7 +161,7 @@ where
     pub fn new(stream: S, boundary: &str, limits: Limits) -> Self {
         let delimiter = Bytes::from(format!("\r\n--{boundary}"));
         Self {
-            stream,
+            stream: stream.fuse(),
             limits,
             finder: Finder::new(&delimiter).into_owned(),
             delimiter,

@@ -7,21 +7,30 @@ use crate::support::fake_supabase::{BucketSpec, FakeSupabase};
 fn check(cloud_url: &str, key: &str, more: &[&str]) -> (i32, String) {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_recording-gateway"));
-    command.env_clear().current_dir(dir.path()).env("SUPABASE_URL", cloud_url).env("SUPABASE_SERVICE_ROLE_KEY", key);
+    command
+        .env_clear()
+        .current_dir(dir.path())
+        .env("SUPABASE_URL", cloud_url)
+        .env("SUPABASE_SERVICE_ROLE_KEY", key);
     let output = command.arg("check").args(["--port", "0"]).args(more).output().unwrap();
     (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
 }
 
 /// The line about the cloud.
 fn cloud_line(out: &str) -> &str {
-    out.lines().find(|line| line.contains(" cloud ")).unwrap_or_else(|| panic!("no line about the cloud:\n{out}"))
+    out.lines()
+        .find(|line| line.contains(" cloud "))
+        .unwrap_or_else(|| panic!("no line about the cloud:\n{out}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cloud_as_it_is() {
     let cloud = FakeSupabase::start().await;
     let (code, out) = check(&cloud.url(), &cloud.service_key(), &[]);
-    assert!(cloud_line(&out).starts_with("ok ") && out.contains("interview-recordings is there: public"), "{out}");
+    assert!(
+        cloud_line(&out).starts_with("ok ") && out.contains("interview-recordings is there: public"),
+        "{out}"
+    );
     assert_eq!(code, 0, "{out}");
 
     cloud.create_bucket(BucketSpec {

@@ -3,7 +3,9 @@
 pub mod fake_supabase;
 pub mod gateway;
 pub mod media;
+pub mod raw_client;
 pub mod skip;
+pub mod traces;
 
 use std::time::{Duration, Instant};
 
