@@ -1,9 +1,7 @@
-# syntax=docker/dockerfile:1
-
 FROM rust:1.95-slim-bookworm AS build
-# The compiler image has a linker and nothing else; SQLite and the TLS library are C.
+# SQLite and the TLS library are C.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends gcc g++ libc6-dev make \
+ && apt-get install -y --no-install-recommends gcc libc6-dev \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY . .
@@ -26,6 +24,6 @@ VOLUME /data/recordings
 EXPOSE 8000
 # Fails when the gateway does not answer or takes no recordings; a cloud that is away is no failure.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s \
-  CMD ["recording-gateway", "health"]
+  CMD ["recording-gateway", "check", "--running"]
 ENTRYPOINT ["recording-gateway"]
 CMD ["serve"]

@@ -97,21 +97,6 @@ impl Gateway {
         self.http.request(method, url)
     }
 
-    /// Whether it takes recordings, and what it says about each part. That is in the answer also when it does not.
-    pub async fn readiness(&self) -> Result<(bool, Value), ClientError> {
-        let mut url = self.base.clone();
-        url.path_segments_mut().expect("an http address can have a path").pop_if_empty().push("readyz");
-        let request = self.request(Method::GET, url).timeout(Duration::from_secs(8));
-        let response = request.send().await.map_err(|error| self.failure(error))?;
-        let status = response.status();
-        let stranger = || ClientError::Stranger { url: self.base.clone(), status };
-        let body: Value = response.json().await.map_err(|_| stranger())?;
-        if !body["checks"].is_array() {
-            return Err(stranger());
-        }
-        Ok((status.is_success(), body))
-    }
-
     /// Sends and waits for the whole answer.
     pub async fn send(&self, request: RequestBuilder) -> Result<Value, ClientError> {
         let response = request.send().await.map_err(|error| self.failure(error))?;

@@ -6,7 +6,6 @@
 pub mod check;
 mod client;
 mod config;
-mod health;
 mod ls;
 mod print;
 mod rm;
@@ -70,8 +69,6 @@ enum Command {
     Serve,
     /// Say whether keys, bucket, disk, catalogue and port are right
     Check(check::CheckArgs),
-    /// Say whether a running gateway takes recordings
-    Health(health::HealthArgs),
     /// Send files to a running gateway
     Upload(upload::UploadArgs),
     /// List sessions, or the recordings of one
@@ -141,7 +138,6 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             let loaded = settings.load()?;
             one_thread(async { check::run(&args, &loaded, app::check(&loaded.config).await).await })
         }
-        Command::Health(args) => one_thread(health::run(&args, &settings)),
         Command::Upload(args) => one_thread(upload::run(&args, &settings)),
         Command::Ls(args) => one_thread(ls::run(&args, &settings)),
         Command::Rm(args) => one_thread(rm::run(&args, &settings)),

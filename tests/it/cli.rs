@@ -143,19 +143,9 @@ fn parts(seen: &Seen) -> Vec<(String, Option<String>, Vec<u8>)> {
 fn help_and_version_tell_what_there_is() {
     let help = run(&["--help"]);
     assert_eq!(help.code, 0);
-    for word in [
-        "serve",
-        "check",
-        "health",
-        "upload",
-        "ls",
-        "rm",
-        "config",
-        "openapi",
-        "completions",
-        "--set",
-        "--config",
-    ] {
+    for word in
+        ["serve", "check", "upload", "ls", "rm", "config", "openapi", "completions", "--set", "--config"]
+    {
         assert!(help.out.contains(word), "{word} is not in\n{}", help.out);
     }
     for absent in ["migrate", "verify", "keys\n"] {

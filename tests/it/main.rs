@@ -7,7 +7,6 @@ mod cli;
 mod config;
 mod cors;
 mod fake_contract;
-mod health;
 mod hostile;
 mod interrupted;
 mod limits;
