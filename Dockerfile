@@ -26,6 +26,6 @@ VOLUME /data/recordings
 EXPOSE 8000
 # Asks the running gateway; it fails when nobody answers.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s \
-  CMD ["recording-gateway", "ls", "--json", "healthcheck"]
+  CMD ["recording-gateway", "check", "--running"]
 ENTRYPOINT ["recording-gateway"]
 CMD ["serve"]
