@@ -63,3 +63,22 @@ async fn something_that_is_no_supabase() {
     assert_eq!(code, 1);
     assert!(cloud_line(&out).contains("->"), "{out}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_asks_whether_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let ask = |port: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_recording-gateway"));
+        let output =
+            command.env_clear().current_dir(dir.path()).args(["check", "--running", "--port", port]).output();
+        let output = output.unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let gateway = crate::support::gateway::Gateway::local().await;
+    let port = gateway.url.rsplit(':').next().unwrap().to_owned();
+    let (code, out) = ask(&port);
+    assert!(code == 0 && out.starts_with("ok"), "{out}");
+    gateway.stop().await;
+    let (code, out) = ask(&port);
+    assert!(code == 1 && out.contains("recording-gateway serve"), "{out}");
+}
