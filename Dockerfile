@@ -22,7 +22,7 @@ ENV GATEWAY_SERVER__HOST=0.0.0.0 \
     GATEWAY_STORAGE__LOCAL_DIR=/data/recordings
 VOLUME /data/recordings
 EXPOSE 8000
-# Fails when the gateway does not answer or takes no recordings; a cloud that is away is no failure.
+# Fails when no gateway answers; what it says about disk and cloud is at /readyz.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s \
   CMD ["recording-gateway", "check", "--running"]
 ENTRYPOINT ["recording-gateway"]
