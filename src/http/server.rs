@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::middleware::MAX_HEADER_BYTES;
 use crate::runtime::tasks::Tasks;
 
 /// How connections are treated.
@@ -27,8 +28,6 @@ pub struct ServerLimits {
     pub max_connections: usize,
 }
 
-/// Bytes the headers of a request may have together.
-const MAX_HEADER_BYTES: usize = 64 << 10;
 /// HTTP/2 windows: bytes a client may send ahead. The protocol's 64 KiB hold a distant client at a crawl.
 const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 
