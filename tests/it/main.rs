@@ -2,9 +2,13 @@
 
 mod cli;
 mod config;
+mod disk_full;
+mod download;
 mod fake_contract;
 mod hostile;
 mod interrupted;
 mod limits;
+mod problems;
+mod protocol;
 mod support;
 mod upload;
