@@ -1,6 +1,8 @@
 //! The accept loop: connections with a header timeout, a limit on their number, and a stop that lets running uploads
 //! finish for a while.
 
+mod prompt;
+
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use self::prompt::Prompt;
 use super::middleware::MAX_HEADER_BYTES;
 use crate::runtime::tasks::Tasks;
 
@@ -68,7 +71,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
         };
         let connection = builder.serve_connection(
             // Without this an upload over HTTP/2 waits for acknowledgements that wait for it.
-            TokioIo::new(without_delay(stream)),
+            TokioIo::new(Prompt::new(without_delay(stream), limits.header_timeout)),
             TowerToHyperService::new(router.clone()),
         );
         let connection = graceful.watch(connection.into_owned());
