@@ -74,14 +74,14 @@ pub fn router(edge: Edge) -> Router {
         .fallback(|| async { Problem::of_status(StatusCode::NOT_FOUND) })
         .method_not_allowed_fallback(|| async { Problem::of_status(StatusCode::METHOD_NOT_ALLOWED) })
         .layer(DefaultBodyLimit::disable())
-        .layer(cors)
+        .layer(tower::util::option_layer(cors))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(axum::middleware::from_fn_with_state(edge.clone(), middleware::observe))
         .with_state(edge)
 }
 
-/// What pages on other origins may do: nothing by default.
-fn cors(origins: &[String]) -> CorsLayer {
+/// What pages on other origins may do; `None`: nothing, and no answers to their browsers' questions.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
     let expose = ["content-range", "etag", "link", "repr-digest", "retry-after", "x-request-id"];
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
@@ -89,9 +89,12 @@ fn cors(origins: &[String]) -> CorsLayer {
         .expose_headers(expose.map(header::HeaderName::from_static))
         .max_age(Duration::from_secs(600));
     match origins {
-        [] => layer,
-        _ if origins.iter().any(|origin| origin == "*") => layer.allow_origin(AllowOrigin::any()),
-        _ => layer.allow_origin(AllowOrigin::list(origins.iter().filter_map(|origin| origin.parse().ok()))),
+        [] => None,
+        _ if origins.iter().any(|origin| origin == "*") => Some(layer.allow_origin(AllowOrigin::any())),
+        _ => {
+            let origins = origins.iter().filter_map(|origin| origin.parse().ok());
+            Some(layer.allow_origin(AllowOrigin::list(origins)))
+        }
     }
 }
 
