@@ -7,7 +7,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,8 +26,10 @@ const MAX_KEY_BYTES: usize = 900;
 /// One bucket.
 pub struct SupabaseStore {
     client: Client,
-    /// Whether the bucket is readable by anybody, as far as is known.
-    public: AtomicBool,
+    /// What the bucket said it takes, once it could be asked.
+    probed: Mutex<Option<Probe>>,
+    /// Whether the bucket is believed to be readable by anybody until then.
+    assume_public: bool,
     create: Option<CreateBucket>,
 }
 
@@ -48,11 +50,15 @@ impl SupabaseStore {
         assume_public: bool,
         create: Option<CreateBucket>,
     ) -> Result<Self, reqwest::Error> {
-        Ok(Self { client: Client::new(access)?, public: AtomicBool::new(assume_public), create })
+        Ok(Self { client: Client::new(access)?, probed: Mutex::default(), assume_public, create })
     }
 
     fn is_public(&self) -> bool {
-        self.public.load(Ordering::Relaxed)
+        self.probed().map_or(self.assume_public, |probe| probe.public)
+    }
+
+    fn probed(&self) -> Option<Probe> {
+        self.probed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -76,7 +82,21 @@ impl ObjectStore for SupabaseStore {
                 "the name has characters or a length that not every Supabase backend takes",
             ));
         }
-        upload::put(&self.client, key, source, known_size, meta).await
+        let probed = self.probed();
+        if let Some(types) = probed.as_ref().and_then(|probe| probe.allowed_types.as_deref())
+            && !types.iter().any(|allowed| wire::type_matches(allowed, &meta.content_type))
+        {
+            let detail = format!("the bucket takes {}, not {}", types.join(", "), meta.content_type);
+            return Err(StorageError::certain(StoreKind::Supabase, Kind::TypeRefused, detail));
+        }
+        // The server judges a body by its announced length alone (section 5). Where its limit is not known here,
+        // the length has to be.
+        let known_size = match (known_size, &probed) {
+            (None, None) => Some(source.completed().await.map_err(upload::source_gone)?),
+            (known_size, _) => known_size,
+        };
+        let limit = probed.and_then(|probe| probe.max_object_bytes).unwrap_or(u64::MAX);
+        upload::put(&self.client, key, source, known_size, limit, meta).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError> {
@@ -87,7 +107,8 @@ impl ObjectStore for SupabaseStore {
         }
         match found {
             Ok(info) => Ok(Some(info.into_object(key.clone()))),
-            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            // What cannot be named there is not there.
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::InvalidKey) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -152,7 +173,7 @@ impl ObjectStore for SupabaseStore {
     async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError> {
         let existed = match self.client.delete(key).await {
             Ok(()) => true,
-            Err(error) if error.kind == Kind::NotFound => false,
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::InvalidKey) => false,
             Err(error) => return Err(error),
         };
         // Deletion is what a later question says, not what the answer says: policies can hide an object from a
@@ -182,12 +203,13 @@ impl ObjectStore for SupabaseStore {
             }
             (bucket, _) => bucket?,
         };
-        self.public.store(bucket.public, Ordering::Relaxed);
-        Ok(Probe {
+        let probe = Probe {
             public: bucket.public,
             max_object_bytes: bucket.file_size_limit,
             allowed_types: bucket.allowed_mime_types,
-        })
+        };
+        *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(probe.clone());
+        Ok(probe)
     }
 
     fn public_url(&self, key: &ObjectKey) -> Option<String> {

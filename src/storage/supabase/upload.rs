@@ -28,12 +28,20 @@ pub(super) async fn put(
     key: &ObjectKey,
     source: &SpoolReader,
     known_size: Option<u64>,
+    limit: u64,
     meta: &ObjectMeta,
 ) -> Result<(), StorageError> {
     let known_size = source.complete_size().or(known_size);
+    let over_limit = || {
+        let detail = format!("the bucket takes objects of up to {limit} bytes");
+        StorageError::certain(StoreKind::Supabase, Kind::TooLarge, detail)
+    };
+    if known_size.is_some_and(|size| size > limit) {
+        return Err(over_limit());
+    }
     let follower = source.follow();
     let watch = follower.watch();
-    let body = reqwest::Body::wrap_stream(hold_back_the_end(follower, source.clone(), known_size));
+    let body = reqwest::Body::wrap_stream(hold_back_the_end(follower, source.clone(), known_size, limit));
     let metadata = serde_json::to_vec(&UserMetadata::of(meta)).expect("three texts are JSON");
     let request = client.upload(key, body, known_size, &meta.content_type, STANDARD.encode(metadata));
 
@@ -44,7 +52,10 @@ pub(super) async fn put(
     };
     let response = sent.map_err(|error| {
         if source.is_abandoned() {
-            return StorageError::certain(StoreKind::Supabase, Kind::SourceGone, "the upload was abandoned");
+            return source_gone(SpoolError::Abandoned);
+        }
+        if source.written_bytes() > limit {
+            return over_limit();
         }
         transport(error, all_sent())
     })?;
@@ -52,7 +63,12 @@ pub(super) async fn put(
     let body = tokio::time::timeout(client.access.idle_timeout, read_capped(response, all_sent()));
     let body = body.await.map_err(|_| timeout(all_sent()))??;
     if !status.is_success() {
-        return Err(refusal(status.as_u16(), &body, all_sent()));
+        let mut error = refusal(status.as_u16(), &body, all_sent());
+        // Nothing can be missing that is only being made: this is not the route it should be.
+        if error.kind == Kind::NotFound {
+            error.kind = Kind::Nonsense;
+        }
+        return Err(error);
     }
     // Whether it is really there is asked by the caller; but a success without all bytes is none.
     if all_sent() {
@@ -63,14 +79,20 @@ pub(super) async fn put(
     }
 }
 
+/// The upload whose bytes were being sent came to nothing.
+pub(super) fn source_gone(error: SpoolError) -> StorageError {
+    StorageError::certain(StoreKind::Supabase, Kind::SourceGone, "the upload was abandoned").because(error)
+}
+
 /// The follower's bytes, but the block that would complete the body only after the clean end, and an error if the
-/// length turns out to be another than was announced.
+/// length turns out to be another than was announced, or over the limit: no server checks a body of unknown length.
 fn hold_back_the_end(
     follower: Follower,
     source: SpoolReader,
     announced: Option<u64>,
+    limit: u64,
 ) -> BoxStream<'static, Result<Bytes, SpoolError>> {
-    let Some(announced) = announced else { return follower.bytes };
+    let wrong = |what| SpoolError::Io(std::io::Error::other(what));
     unfold((follower.bytes, 0u64, false), move |(mut bytes, sent, over)| {
         let source = source.clone();
         async move {
@@ -79,12 +101,16 @@ fn hold_back_the_end(
             }
             let mut next = bytes.next().await?;
             let after = sent + next.as_ref().map_or(0, |chunk| chunk.len() as u64);
-            if next.is_ok() && after >= announced {
+            if next.is_ok() && after > limit {
+                next = Err(wrong("the recording is over the bucket's limit"));
+            }
+            if let Some(announced) = announced
+                && next.is_ok()
+                && after >= announced
+            {
                 match source.completed().await {
                     Ok(size) if size == announced => {}
-                    Ok(_) => {
-                        next = Err(SpoolError::Io(std::io::Error::other("the length was announced wrongly")))
-                    }
+                    Ok(_) => next = Err(wrong("the length was announced wrongly")),
                     Err(error) => next = Err(error),
                 }
             }

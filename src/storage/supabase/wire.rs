@@ -259,6 +259,14 @@ pub(super) struct MoveBody<'a> {
     pub(super) destination_key: String,
 }
 
+/// Whether a bucket whose list has `allowed` takes the type: the exact text, or `type/*` (section 5).
+pub(super) fn type_matches(allowed: &str, content_type: &str) -> bool {
+    match allowed.strip_suffix("/*") {
+        Some(family) => content_type.split('/').next() == Some(family),
+        None => allowed == content_type,
+    }
+}
+
 fn essence(content_type: String) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
