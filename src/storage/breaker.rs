@@ -96,6 +96,13 @@ impl Breaker {
         }
     }
 
+    /// The one try ended without the store having said anything: its place is free again.
+    pub fn withdrawn(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.trying_since = None;
+        }
+    }
+
     /// The state at `now`.
     pub fn state(&self, now: Instant) -> State {
         match &self.open {
@@ -176,6 +183,16 @@ mod tests {
         breaker.failed(t, "down", false);
         assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
         assert_eq!(breaker.admit(t + PAUSE + Duration::from_secs(60)), Admission::Try);
+    }
+
+    #[test]
+    fn a_try_that_was_withdrawn_is_neither_success_nor_failure() {
+        let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
+        breaker.failed(t, "down", false);
+        assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
+        breaker.withdrawn();
+        assert_eq!(breaker.state(t + PAUSE), State::HalfOpen);
+        assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
     }
 
     #[test]

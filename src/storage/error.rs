@@ -132,6 +132,11 @@ impl StorageError {
         }
     }
 
+    /// Whether the failure may have been found before the store was asked, so that it says nothing of the store.
+    pub fn may_be_ours(&self) -> bool {
+        matches!(self.kind, Kind::SourceGone | Kind::TooLarge | Kind::TypeRefused | Kind::InvalidKey)
+    }
+
     /// Whether the failure says that the store as a whole cannot be used now, and not only that it will not take
     /// this object.
     pub fn blames_store(&self) -> bool {

@@ -27,6 +27,8 @@ struct Primary {
     reads: Mutex<Breaker>,
     writes: Mutex<Breaker>,
     probed: Mutex<Option<Probe>>,
+    /// Why the last probe told nothing.
+    hidden: Mutex<Option<String>>,
     /// How long a completed upload may wait for the primary.
     patience: Duration,
 }
@@ -54,6 +56,15 @@ impl PrimaryError {
         match self {
             Self::Failed(error) => error.outcome,
             _ => Outcome::NotApplied,
+        }
+    }
+
+    /// Whether the same may work a little later.
+    pub fn may_heal(&self) -> bool {
+        match self {
+            Self::NotConfigured => false,
+            Self::LeftAlone { .. } => true,
+            Self::Failed(error) => error.blames_store(),
         }
     }
 
@@ -95,7 +106,7 @@ pub struct ObjectUrl {
 pub struct PrimaryStatus {
     /// The worse of the two breakers.
     pub state: State,
-    /// Why it is open.
+    /// Why it is open, or why it could not be asked what it takes.
     pub cause: Option<String>,
     /// What it takes, if it could be asked yet.
     pub probed: Option<Probe>,
@@ -105,13 +116,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
+/// A request that the breaker let pass. One that is dropped without a word gives the place of the one try back.
+struct Admitted<'a> {
+    breaker: &'a Mutex<Breaker>,
+    is_try: bool,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        if self.is_try {
+            lock(self.breaker).withdrawn();
+        }
+    }
+}
+
 impl Primary {
-    fn admit(&self, breaker: &Mutex<Breaker>) -> Result<(), PrimaryError> {
-        let mut breaker = lock(breaker);
-        match breaker.admit(Instant::now()) {
-            Admission::Go | Admission::Try => Ok(()),
+    fn admit<'a>(&self, breaker: &'a Mutex<Breaker>) -> Result<Admitted<'a>, PrimaryError> {
+        let mut locked = lock(breaker);
+        match locked.admit(Instant::now()) {
+            Admission::Go => Ok(Admitted { breaker, is_try: false }),
+            Admission::Try => Ok(Admitted { breaker, is_try: true }),
             Admission::Refused => {
-                Err(PrimaryError::LeftAlone { cause: breaker.cause().unwrap_or("it failed").to_owned() })
+                Err(PrimaryError::LeftAlone { cause: locked.cause().unwrap_or("it failed").to_owned() })
             }
         }
     }
@@ -126,6 +152,7 @@ impl Primary {
                     tracing::warn!(cause, "the cloud is left alone for a while");
                 }
             }
+            Err(error) if error.may_be_ours() => {}
             // A store that answers is there, also if it says no to this object.
             _ => {
                 if breaker.succeeded() {
@@ -141,7 +168,7 @@ impl Primary {
         breaker: &Mutex<Breaker>,
         request: impl Future<Output = Result<T, StorageError>>,
     ) -> Result<T, PrimaryError> {
-        self.admit(breaker)?;
+        let _admitted = self.admit(breaker)?;
         let result = request.await;
         self.report(breaker, &result);
         Ok(result?)
@@ -163,6 +190,7 @@ impl TieredStore {
             reads: breaker(),
             writes: breaker(),
             probed: Mutex::default(),
+            hidden: Mutex::default(),
             patience,
         });
         Self { primary, fallback, signed_url_ttl }
@@ -197,7 +225,7 @@ impl TieredStore {
         meta: &ObjectMeta,
     ) -> Result<(), PrimaryError> {
         let primary = self.primary()?;
-        primary.admit(&primary.writes)?;
+        let _admitted = primary.admit(&primary.writes)?;
         let go_on = |error: &StorageError| primary.report(&primary.writes, &Err::<(), _>(clone_blame(error)));
         let pushed = tokio::select! {
             pushed = push(&*primary.store, key, source, known_size, meta, go_on) => pushed,
@@ -285,7 +313,15 @@ impl TieredStore {
     /// Asks the primary what it takes, and remembers the answer.
     pub async fn probe_primary(&self) -> Result<Probe, PrimaryError> {
         let primary = self.primary()?;
-        let probe = primary.asked(&primary.reads, primary.store.probe()).await?;
+        let _admitted = primary.admit(&primary.reads)?;
+        let probed = primary.store.probe().await;
+        let hidden = probed.as_ref().err().filter(|error| error.kind == Kind::BucketMissing);
+        *lock(&primary.hidden) = hidden.map(|error| chain(error));
+        // A key may use a bucket that it may not see: that it sees none says nothing of reading objects.
+        if hidden.is_none() {
+            primary.report(&primary.reads, &probed);
+        }
+        let probe = probed?;
         *lock(&primary.probed) = Some(probe.clone());
         Ok(probe)
     }
@@ -298,7 +334,7 @@ impl TieredStore {
         let worse = if writes.state(now) != State::Closed { &writes } else { &reads };
         Some(PrimaryStatus {
             state: worse.state(now),
-            cause: worse.cause().map(str::to_owned),
+            cause: worse.cause().map(str::to_owned).or_else(|| lock(&primary.hidden).clone()),
             probed: lock(&primary.probed).clone(),
         })
     }
