@@ -1,8 +1,8 @@
 //! Filling a catalogue that is new or was lost from what the stores hold, and taking in files that operators drop
 //! into `recordings/`.
 
-use crate::domain::Recording;
 use crate::domain::merge::{Sources, merge};
+use crate::domain::{ObjectKey, Recording, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
 use crate::storage::{ListScope, chain};
 
@@ -11,7 +11,8 @@ impl Services {
     /// Returns how many were new. Safe to drop and to repeat.
     pub async fn adopt_unknown(&self) -> Result<u64, ServiceError> {
         let view = self.catalog.view(&ListScope::Everything).await?;
-        let known: std::collections::HashSet<_> = view.recordings.into_iter().map(|r| r.key).collect();
+        let mut known: std::collections::HashSet<_> = view.recordings.into_iter().map(|r| r.key).collect();
+        known.extend(view.reserved);
         let listing = self.stores.list(&ListScope::Everything).await;
         let supabase = match listing.primary {
             Ok(objects) => Some(objects),
@@ -20,8 +21,16 @@ impl Services {
                 None
             }
         };
-        let sources =
-            Sources { recordings: Vec::new(), deleted: view.deleted, supabase, local: listing.fallback? };
+        for object in supabase.iter().flatten().filter(|object| view.deleted.keys.contains(&object.key)) {
+            self.delete_late_push(&object.key).await?;
+        }
+        let sources = Sources {
+            recordings: Vec::new(),
+            deleted: view.deleted,
+            supabase,
+            supabase_hides: false,
+            local: listing.fallback?,
+        };
         let mut unknown: Vec<Recording> = Vec::new();
         for listed in merge(sources) {
             let mut recording = listed.recording;
@@ -44,5 +53,18 @@ impl Services {
             self.bell.notify_one();
         }
         Ok(adopted)
+    }
+
+    /// Deletes an object that a gateway sent and that landed after its recording was deleted. A name that was
+    /// deleted is never given out again, so one with an upload id can be nothing else; what others put there since
+    /// is theirs.
+    async fn delete_late_push(&self, key: &ObjectKey) -> Result<(), ServiceError> {
+        if let Ok(Some(object)) = self.stores.head_primary(key).await
+            && object.upload_id.is_some()
+        {
+            self.catalog.entomb(key, StoreSet::only(StoreKind::Supabase)).await?;
+            self.bell.notify_one();
+        }
+        Ok(())
     }
 }
