@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::support::cloud::{BUCKET, rows, uploads};
+use crate::support::cloud::{BUCKET, PATIENT, rows, uploads};
 use crate::support::eventually;
 use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
 use crate::support::gateway::Gateway;
@@ -121,7 +121,7 @@ async fn pages_cover_thousands_exactly_once() {
             cloud.put_object(BUCKET, &format!("talk{n:04}/a.webm"), b"yz", "video/webm");
         }
     }
-    let gateway = Gateway::with_cloud(&cloud).await;
+    let gateway = Gateway::with_cloud_and(&cloud, PATIENT).await;
     upload(&gateway, "big", 1000, 1).await;
     for limit in ["", "?limit=1000", "?limit=333"] {
         let rows = all_pages(&gateway, &format!("/recordings/big/list{limit}"), "recordings", 2501).await;
@@ -253,8 +253,14 @@ async fn a_key_that_may_not_list_does_not_make_recordings_missing() {
     let mut settings = crate::support::gateway::cloud_settings(&cloud);
     settings.extend([("supabase.key".to_owned(), anon), ("supabase.public".to_owned(), "true".to_owned())]);
     let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), settings).await;
+    let hidden =
+        |c: &FakeSupabase| c.requests().iter().any(|r| r.path.contains("/bucket/") && r.status.is_some());
+    cloud.wait_until("it asked for the bucket, which is hidden too", crate::support::PATIENCE, hidden).await;
     let answer = upload(&gateway, "s", 1000, 1).await;
     assert_eq!(answer["durability"], "cloud", "{answer}");
+    let list = gateway.get_json("/recordings/s/list").await;
+    assert_eq!(list["degraded"], false, "{list}");
+    assert!(gateway.bytes(answer["file_path"].as_str().unwrap()).await == webm(1000, 1));
     let rows = rows(&gateway, "s").await;
     assert_eq!((rows.len(), &rows[0]["missing"]), (1, &false.into()), "{rows:?}");
     gateway.stop().await;

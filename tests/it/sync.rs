@@ -37,12 +37,15 @@ async fn many_that_were_kept_arrive_when_the_cloud_is_back() {
 async fn a_long_outage_does_not_make_them_wait_long() {
     let cloud = FakeSupabase::start().await;
     // Each failed try doubles the pause: after a few it would be minutes.
-    let gateway =
-        Gateway::with_cloud_and(&cloud, &[("sync.interval", "5s"), ("supabase.breaker_pause", "10ms")]).await;
+    let gateway = Gateway::with_cloud(&cloud).await;
     cloud.fault(Fault::internal_error(), Matcher::any());
     let bytes = webm(5000, 1);
     let (_, answer) = gateway.upload("s", bytes.clone()).await;
     let key = recording_gateway::domain::ObjectKey::parse(answer["file_path"].as_str().unwrap()).unwrap();
+    let asked = |cloud: &FakeSupabase| {
+        cloud.requests().iter().any(|r| r.path.contains("/bucket/") && r.status == Some(500))
+    };
+    eventually("the cloud was asked how it is", async || asked(&cloud)).await;
     eventually("its job failed and waits", async || {
         gateway.services.catalog.counts().await.unwrap().jobs == 1
     })

@@ -11,6 +11,10 @@ use super::gateway::Gateway;
 
 pub use super::fake_supabase::DEFAULT_BUCKET as BUCKET;
 
+/// Settings for tests that expect the cloud to succeed, however busy the machine is.
+pub const PATIENT: &[(&str, &str)] =
+    &[("supabase.patience", "20s"), ("supabase.idle_timeout", "20s"), ("supabase.list_timeout", "20s")];
+
 /// Hits uploads of objects and nothing else.
 pub fn uploads() -> Matcher {
     Matcher::any().method("POST").path("/object/interview-recordings/")
