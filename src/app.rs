@@ -111,7 +111,7 @@ impl App {
         let background = [
             tasks.spawn(jobs::run_jobs(self.services.clone(), interval)),
             tasks.spawn(jobs::run_upkeep(self.services.clone(), interval)),
-            tasks.spawn(jobs::take_in_unknown(self.services.clone(), interval, self.new_catalogue)),
+            tasks.spawn(jobs::look_around(self.services.clone(), interval, self.new_catalogue)),
         ];
         let cut = serve_connections(self.listener, self.router, self.limits, tasks.clone()).await;
         if cut > 0 {

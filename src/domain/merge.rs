@@ -55,6 +55,8 @@ pub struct Sources {
     pub deleted: Deleted,
     /// Objects in the bucket; `None` if it could not be asked.
     pub supabase: Option<Vec<StoredObject>>,
+    /// The bucket's list is known to leave out objects that are there.
+    pub supabase_hides: bool,
     /// Files on the local disk.
     pub local: Vec<StoredObject>,
 }
@@ -87,7 +89,7 @@ struct Found {
 
 /// Merges; newest first, equal times by name descending.
 pub fn merge(sources: Sources) -> Vec<Listed> {
-    let cloud_asked = sources.supabase.is_some();
+    let (cloud_asked, hides) = (sources.supabase.is_some(), sources.supabase_hides);
     let mut found: BTreeMap<ObjectKey, Found> = BTreeMap::new();
     for row in sources.recordings {
         let entry = found.entry(row.key.clone()).or_default();
@@ -106,7 +108,11 @@ pub fn merge(sources: Sources) -> Vec<Listed> {
         .into_iter()
         .filter(|(key, found)| !deleted.keys.contains(key) && !went_with_session(&deleted, key, found))
         .map(|(_, found)| match found.row {
-            Some(row) => known(row, found.supabase, found.local, cloud_asked),
+            // An object that is listed is judged; one that is not may be there all the same.
+            Some(row) => {
+                let asked = cloud_asked && !(hides && found.supabase.is_none());
+                known(row, found.supabase, found.local, asked)
+            }
             None => unknown(found.supabase, found.local),
         })
         .collect();
@@ -130,7 +136,11 @@ fn known(
     let is_copy =
         |object: &Option<StoredObject>| object.as_ref().is_some_and(|o| o.size_bytes == row.size_bytes);
     let stores = StoreSet {
-        supabase: if cloud_asked { is_copy(&supabase) } else { row.stores.supabase },
+        // What the cloud would not take is not there: an object of that name is somebody else's.
+        supabase: match cloud_asked {
+            true => row.parked_reason.is_none() && is_copy(&supabase),
+            false => row.stores.supabase,
+        },
         local: is_copy(&local),
     };
     let missing = stores.is_empty();

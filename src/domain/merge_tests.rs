@@ -124,6 +124,7 @@ proptest! {
             recordings: recordings.clone(),
             deleted: Deleted { keys: gone.iter().map(|n| key(*n)).collect(), sessions: HashMap::new() },
             supabase: cloud.clone(),
+            supabase_hides: false,
             local: local.clone(),
         };
         let merged = merge(sources);

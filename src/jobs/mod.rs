@@ -5,4 +5,4 @@ mod runner;
 mod upkeep;
 
 pub use runner::run_jobs;
-pub use upkeep::{run_upkeep, take_in_unknown};
+pub use upkeep::{look_around, run_upkeep};

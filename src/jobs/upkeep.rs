@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
+
 use crate::runtime::metrics;
 use crate::service::Services;
 use crate::storage::breaker::State;
@@ -11,23 +13,35 @@ use crate::storage::chain;
 /// How often the cloud is asked while all is well.
 const PROBE_EVERY: Duration = Duration::from_secs(300);
 
+/// How often the whole bucket is listed for objects of deleted recordings.
+const PURGE_EVERY: Duration = Duration::from_secs(600);
+
 /// Runs until the process stops, a turn every few seconds.
 pub async fn run_upkeep(services: Services, interval: Duration) {
     let stopping = services.tasks.stopping().clone();
     let mut last_probe: Option<Instant> = None;
+    let (mut answered, mut was_closed) = (false, false);
     loop {
         metrics::upkeep();
         let status = services.stores.primary_status();
         let troubled = status.as_ref().is_some_and(|s| s.probed.is_none() || s.state != State::Closed);
         if status.is_some() && (troubled || last_probe.is_none_or(|at| at.elapsed() >= PROBE_EVERY)) {
             last_probe = Some(Instant::now());
-            match services.stores.probe_primary().await {
-                // What waits for the cloud need not wait longer.
-                Ok(_) if troubled => services.bell.notify_one(),
-                Ok(_) => {}
-                Err(error) => tracing::debug!(error = %chain(&error), "the cloud was asked how it is"),
+            let probed = services.stores.probe_primary().await;
+            if let Err(error) = &probed {
+                tracing::debug!(error = %chain(error), "the cloud was asked how it is");
+            }
+            let is_back = probed.is_ok() && !answered;
+            answered = probed.is_ok();
+            if is_back {
+                hurry(&services).await;
             }
         }
+        let closed = status.is_some_and(|status| status.state == State::Closed);
+        if closed && !was_closed {
+            hurry(&services).await;
+        }
+        was_closed = closed;
         tokio::select! {
             () = tokio::time::sleep(interval.min(Duration::from_secs(5))) => {}
             () = stopping.cancelled() => return,
@@ -35,10 +49,21 @@ pub async fn run_upkeep(services: Services, interval: Duration) {
     }
 }
 
-/// Takes in what the catalogue does not know: once what the bucket holds if the catalogue is new, then every
-/// `interval` what operators dropped on the local disk.
-pub async fn take_in_unknown(services: Services, interval: Duration, new_catalogue: bool) {
+/// The cloud is back: what was put off for minutes while it was away need not wait longer.
+async fn hurry(services: &Services) {
+    let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
+    match services.catalog.hurry_jobs(now).await {
+        Ok(()) => services.bell.notify_one(),
+        Err(error) => tracing::warn!(error = %chain(&error), "what waits for the cloud waits its time"),
+    }
+}
+
+/// Looks for what the catalogue does not know: once for what the bucket holds if the catalogue is new, every
+/// `interval` for what operators dropped on the local disk, and now and then for objects that landed after their
+/// recording was deleted.
+pub async fn look_around(services: Services, interval: Duration, new_catalogue: bool) {
     let stopping = services.tasks.stopping().clone();
+    let mut last_purge: Option<Instant> = None;
     let mut cloud_to_do = new_catalogue && services.stores.has_primary();
     if services.stores.has_primary()
         && let Err(error) = services.catalog.queue_unsynced().await
@@ -49,6 +74,10 @@ pub async fn take_in_unknown(services: Services, interval: Duration, new_catalog
         let look = async {
             if cloud_to_do && services.adopt_cloud().await?.is_some() {
                 cloud_to_do = false;
+            }
+            if services.stores.has_primary() && last_purge.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
+                services.delete_late_pushes().await?;
+                last_purge = Some(Instant::now());
             }
             services.adopt_local().await
         };

@@ -72,8 +72,8 @@ impl Services {
         match self.stores.primary_status() {
             None => check(Health::Off, "not configured; recordings stay on the local disk".into()),
             Some(status) => match (status.state, status.cause) {
-                (State::Closed, _) if status.probed.is_none() => {
-                    check(Health::Degraded, "not reached yet".into())
+                (State::Closed, cause) if status.probed.is_none() || cause.is_some() => {
+                    check(Health::Degraded, cause.unwrap_or_else(|| "not reached yet".into()))
                 }
                 (State::Closed, _) => check(Health::Ok, format!("bucket {} answers", self.rules.bucket)),
                 (_, cause) => check(Health::Degraded, cause.unwrap_or_else(|| "it failed".into())),

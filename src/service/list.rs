@@ -1,11 +1,11 @@
 //! Listings: the catalogue and both stores as one. The catalogue is read first: what was deleted before the question
 //! came is hidden whatever a slow store still says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::domain::merge::{Deleted, Listed, Sources, merge};
 use crate::domain::page::{PageRequest, Position};
-use crate::domain::{ObjectKey, SessionId, StoreKind};
+use crate::domain::{ObjectKey, Recording, SessionId, StoreKind};
 use crate::service::{ServiceError, Services};
 use crate::storage::tiered::{Listing, PrimaryError};
 use crate::storage::{ListScope, chain};
@@ -96,9 +96,12 @@ impl Services {
 
     /// Everything in the scope. Safe to drop.
     pub async fn merged(&self, scope: &ListScope) -> Result<Merged, ServiceError> {
-        let view = self.catalog.view(scope).await?;
+        let mut view = self.catalog.view(scope).await?;
+        // Uploads that were not answered yet: their objects may still get another name, or go.
+        view.deleted.keys.extend(view.reserved);
         let listing = self.stores.list(scope).await;
-        self.merge_listing(view.recordings, view.deleted, listing)
+        let hides = self.list_hides(&view.recordings, &listing).await;
+        self.merge_listing(view.recordings, view.deleted, listing, hides)
     }
 
     /// One recording, wherever it is. Safe to drop.
@@ -121,7 +124,7 @@ impl Services {
         {
             deleted.sessions.insert(key.session.clone(), at);
         }
-        let merged = self.merge_listing(row.into_iter().collect(), deleted, listing)?;
+        let merged = self.merge_listing(row.into_iter().collect(), deleted, listing, false)?;
         match (merged.rows.into_iter().next(), cloud_error) {
             (Some(found), _) => Ok(found),
             (None, Some(error)) => Err(ServiceError::Cloud(error)),
@@ -137,11 +140,24 @@ impl Services {
         there.into_iter().chain(missing).next().ok_or(ServiceError::EmptySession)
     }
 
+    /// Whether the bucket's list leaves out what is there: policies may let a key read an object by name and not
+    /// list it. Asked of one recording that the list lacks.
+    async fn list_hides(&self, recordings: &[Recording], listing: &Listing) -> bool {
+        let Ok(objects) = &listing.primary else { return false };
+        let listed: HashSet<&ObjectKey> = objects.iter().map(|object| &object.key).collect();
+        let lacking = recordings.iter().find(|row| row.stores.supabase && !listed.contains(&row.key));
+        match lacking {
+            Some(row) => matches!(self.stores.head_primary(&row.key).await, Ok(Some(_))),
+            None => false,
+        }
+    }
+
     fn merge_listing(
         &self,
-        recordings: Vec<crate::domain::Recording>,
+        recordings: Vec<Recording>,
         deleted: Deleted,
         listing: Listing,
+        supabase_hides: bool,
     ) -> Result<Merged, ServiceError> {
         let mut unavailable = Vec::new();
         let supabase = match listing.primary {
@@ -154,6 +170,7 @@ impl Services {
             }
         };
         let local = listing.fallback?;
-        Ok(Merged { rows: merge(Sources { recordings, deleted, supabase, local }), unavailable })
+        let sources = Sources { recordings, deleted, supabase, supabase_hides, local };
+        Ok(Merged { rows: merge(sources), unavailable })
     }
 }

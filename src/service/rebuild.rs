@@ -7,7 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::domain::merge::{Sources, StoredObject, merge};
-use crate::domain::{ObjectKey, Recording};
+use crate::domain::{ObjectKey, Recording, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
 use crate::storage::ListScope;
 
@@ -36,9 +36,10 @@ impl Services {
         let (Ok(objects), local) = (listing.primary, listing.fallback?) else { return Ok(None) };
         let mut unknown: Vec<StoredObject> = Vec::new();
         for object in objects.into_iter().filter(|object| !known.contains(&object.key)) {
-            // A list does not tell what travels with an object; the object itself does.
+            // A list does not tell what travels with an object; the object itself does. What carries no upload id
+            // was put there by others, who may take it away again: it is listed without a row.
             match self.stores.head_primary(&object.key).await {
-                Ok(found) => unknown.extend(found),
+                Ok(found) => unknown.extend(found.filter(|object| object.upload_id.is_some())),
                 Err(_) => return Ok(None),
             }
         }
@@ -47,6 +48,26 @@ impl Services {
         let in_cloud =
             rows.into_iter().map(|row| row.recording).filter(|recording| recording.stores.supabase);
         self.adopt(in_cloud.collect()).await.map(Some)
+    }
+
+    /// Deletes objects that a gateway sent and that landed after their recording was deleted. A name that was deleted
+    /// is never given out again, so one with an upload id can be nothing else; what others put there since is
+    /// theirs. Safe to drop and to repeat.
+    pub async fn delete_late_pushes(&self) -> Result<(), ServiceError> {
+        let deleted = self.catalog.view(&ListScope::Everything).await?.deleted.keys;
+        if deleted.is_empty() {
+            return Ok(());
+        }
+        let Ok(objects) = self.stores.list(&ListScope::Everything).await.primary else { return Ok(()) };
+        for object in objects.into_iter().filter(|object| deleted.contains(&object.key)) {
+            if let Ok(Some(found)) = self.stores.head_primary(&object.key).await
+                && found.upload_id.is_some()
+            {
+                self.catalog.entomb(&object.key, StoreSet::only(StoreKind::Supabase)).await?;
+                self.bell.notify_one();
+            }
+        }
+        Ok(())
     }
 
     async fn adopt(&self, unknown: Vec<Recording>) -> Result<u64, ServiceError> {

@@ -53,7 +53,7 @@ impl Services {
         })
     }
 
-    /// Sends one recording to the cloud, compares it there, and lets the local copy go.
+    /// Brings one recording to the cloud. If it is deleted meanwhile, whatever may have arrived is deleted too.
     async fn sync_recording(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
         let Some(recording) = self.catalog.get(key).await.map_err(ServiceError::from)? else {
             return Ok(Tried::Done);
@@ -61,6 +61,20 @@ impl Services {
         if recording.stores.supabase {
             return Ok(Tried::Done);
         }
+        let tried = self.send_recording(&recording).await;
+        if self.catalog.get(key).await.map_err(ServiceError::from)?.is_none() {
+            // The object may have come after the cloud confirmed that it has none: it has to be asked again, and by
+            // a job of its own, for the one of this sync went with the recording.
+            let cloud = StoreSet::only(StoreKind::Supabase);
+            self.catalog.entomb(key, cloud).await.map_err(ServiceError::from)?;
+            return self.resume_deletion(key).await;
+        }
+        tried
+    }
+
+    /// Sends a recording, compares it in the cloud, and lets the local copy go.
+    async fn send_recording(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
+        let key = &recording.key;
         let Some(source) = self.stores.fallback().source(key).await.map_err(ServiceError::from)? else {
             return Ok(Tried::Again("the local file is missing".into()));
         };
@@ -89,7 +103,7 @@ impl Services {
             Ok(()) => {}
             Err(error) if error.name_is_taken() => {
                 // Other bytes of this name; the same bytes, sent by somebody else, will do.
-                if !self.same_in_cloud(key, &recording, &local).await? {
+                if !self.same_in_cloud(key, recording, &local).await? {
                     let reason = "the bucket has another object of this name";
                     self.catalog.park(key, reason).await.map_err(ServiceError::from)?;
                     return Ok(Tried::Parked);
@@ -103,7 +117,7 @@ impl Services {
                 None => return Err(error.into()),
             },
         }
-        let durability = self.compare_in_cloud(key, &recording, &local).await?;
+        let durability = self.compare_in_cloud(key, recording, &local).await?;
         self.settle_synced(key, local.sha256, durability).await
     }
 
@@ -115,8 +129,6 @@ impl Services {
     ) -> Result<Tried, PrimaryOrService> {
         let both = StoreSet { supabase: true, local: true };
         if !self.catalog.mark_stored(key, both, durability, sha256).await.map_err(ServiceError::from)? {
-            // Deleted while it was being sent.
-            self.stores.delete_primary(key).await?;
             return Ok(Tried::Done);
         }
         if !self.rules.keep_local {

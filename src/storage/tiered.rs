@@ -27,6 +27,8 @@ struct Primary {
     reads: Mutex<Breaker>,
     writes: Mutex<Breaker>,
     probed: Mutex<Option<Probe>>,
+    /// Why the last probe told nothing.
+    hidden: Mutex<Option<String>>,
     /// How long a completed upload may wait for the primary.
     patience: Duration,
 }
@@ -54,6 +56,15 @@ impl PrimaryError {
         match self {
             Self::Failed(error) => error.outcome,
             _ => Outcome::NotApplied,
+        }
+    }
+
+    /// Whether the same may work a little later.
+    pub fn may_heal(&self) -> bool {
+        match self {
+            Self::NotConfigured => false,
+            Self::LeftAlone { .. } => true,
+            Self::Failed(error) => error.blames_store(),
         }
     }
 
@@ -104,7 +115,7 @@ pub struct ObjectUrl {
 pub struct PrimaryStatus {
     /// The worse of the two breakers.
     pub state: State,
-    /// Why it is open.
+    /// Why it is open, or why it could not be asked what it takes.
     pub cause: Option<String>,
     /// What it takes, if it could be asked yet.
     pub probed: Option<Probe>,
@@ -117,6 +128,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Leave to ask the primary. Dropped without a report, as when the caller went away, it says nothing about the store.
 struct Leave<'a> {
     breaker: &'a Mutex<Breaker>,
+    is_try: bool,
     reported: bool,
 }
 
@@ -124,7 +136,9 @@ impl<'a> Leave<'a> {
     fn ask(breaker: &'a Mutex<Breaker>) -> Result<Self, PrimaryError> {
         let mut state = lock(breaker);
         match state.admit(Instant::now()) {
-            Admission::Go | Admission::Try => Ok(Self { breaker, reported: false }),
+            admission @ (Admission::Go | Admission::Try) => {
+                Ok(Self { breaker, is_try: admission == Admission::Try, reported: false })
+            }
             Admission::Refused => {
                 Err(PrimaryError::LeftAlone { cause: state.cause().unwrap_or("it failed").to_owned() })
             }
@@ -153,7 +167,7 @@ impl<'a> Leave<'a> {
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        if !self.reported {
+        if self.is_try && !self.reported {
             lock(self.breaker).gave_up();
         }
     }
@@ -194,6 +208,7 @@ impl TieredStore {
             reads: breaker(),
             writes: breaker(),
             probed: Mutex::default(),
+            hidden: Mutex::default(),
             patience,
         });
         Self { primary, fallback, signed_url_ttl }
@@ -323,7 +338,15 @@ impl TieredStore {
     /// Asks the primary what it takes, and remembers the answer.
     pub async fn probe_primary(&self) -> Result<Probe, PrimaryError> {
         let primary = self.primary()?;
-        let probe = asked(&primary.reads, primary.store.probe()).await?;
+        let leave = Leave::ask(&primary.reads)?;
+        let probed = primary.store.probe().await;
+        let hidden = probed.as_ref().err().filter(|error| error.kind == Kind::BucketMissing);
+        *lock(&primary.hidden) = hidden.map(|error| chain(error));
+        // A key may use a bucket that it may not see: that it sees none says nothing of reading objects.
+        if hidden.is_none() {
+            leave.report(probed.as_ref().err());
+        }
+        let probe = probed?;
         *lock(&primary.probed) = Some(probe.clone());
         Ok(probe)
     }
@@ -336,7 +359,7 @@ impl TieredStore {
         let worse = if writes.state(now) != State::Closed { &writes } else { &reads };
         Some(PrimaryStatus {
             state: worse.state(now),
-            cause: worse.cause().map(str::to_owned),
+            cause: worse.cause().map(str::to_owned).or_else(|| lock(&primary.hidden).clone()),
             probed: lock(&primary.probed).clone(),
         })
     }

@@ -53,11 +53,12 @@ impl SqliteCatalog {
             error => CatalogError::Migrate(error),
         })?;
         let read = SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
-        // Reservations and running requests belong to the process that made them.
+        // Reservations, running requests and leases belong to the process that made them.
         let catalog = Self { write, read };
         let mut tx = catalog.begin().await?;
         sqlx::query("DELETE FROM reservations").execute(&mut *tx).await?;
         sqlx::query("DELETE FROM idempotent_requests WHERE answer IS NULL").execute(&mut *tx).await?;
+        sqlx::query("UPDATE jobs SET leased_until = 0 WHERE leased_until > 0").execute(&mut *tx).await?;
         tx.commit().await?;
         Ok((catalog, new))
     }

@@ -1,6 +1,8 @@
 //! An upload's way to the cloud, in a task of its own: takes a name, sends, and takes the next name if somebody
 //! else's object has this one.
 
+use std::time::Duration;
+
 use tokio::task::JoinHandle;
 
 use crate::domain::{NameStem, ObjectKey, SessionId};
@@ -8,6 +10,9 @@ use crate::service::{ServiceError, Services};
 use crate::spool::SpoolReader;
 use crate::storage::ObjectMeta;
 use crate::storage::tiered::{PrimaryError, Waiting};
+
+/// How often a cloud that failed is tried again while the client still sends.
+const TRY_AGAIN_EVERY: Duration = Duration::from_millis(500);
 
 /// A running transfer to the cloud. It ends by itself when its source is abandoned.
 pub(super) struct CloudLeg {
@@ -67,7 +72,16 @@ async fn run(
                 return Arrived { name: Err(error.into()), result: Err(PrimaryError::NotConfigured) };
             }
         };
-        let result = services.stores.put_primary(&key, &source, known_size, &meta, Waiting::Client).await;
+        let put = || services.stores.put_primary(&key, &source, known_size, &meta, Waiting::Client);
+        let mut result = put().await;
+        // As long as the client sends there is time for the cloud to come back, and then once more.
+        while result.as_ref().is_err_and(PrimaryError::may_heal)
+            && source.complete_size().is_none()
+            && !source.is_abandoned()
+        {
+            let _ = tokio::time::timeout(TRY_AGAIN_EVERY, source.completed()).await;
+            result = put().await;
+        }
         if source.is_abandoned() {
             // The upload came to nothing and nobody waits for this: give the name back here.
             if let Err(error) = services.catalog.release(&key).await {

@@ -132,7 +132,12 @@ impl Complete {
                 self.leftovers.object = Some(key.clone());
                 self.rename_in_cloud(key).await
             }
-            Err(error) => Ok((None, Err(error))),
+            Err(error) => {
+                if error.outcome() == Outcome::Unknown {
+                    self.leftovers.object = Some(key);
+                }
+                Ok((None, Err(error)))
+            }
         }
     }
 

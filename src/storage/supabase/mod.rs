@@ -26,8 +26,10 @@ const MAX_KEY_BYTES: usize = 900;
 /// One bucket.
 pub struct SupabaseStore {
     client: Client,
-    /// What the bucket takes, as far as is known.
-    probed: Mutex<Probe>,
+    /// What the bucket said it takes, once it could be asked.
+    probed: Mutex<Option<Probe>>,
+    /// Whether it is believed to be readable by anybody until then.
+    assume_public: bool,
     create: Option<CreateBucket>,
 }
 
@@ -48,16 +50,15 @@ impl SupabaseStore {
         assume_public: bool,
         create: Option<CreateBucket>,
     ) -> Result<Self, reqwest::Error> {
-        let probed = Probe { public: assume_public, ..Probe::default() };
-        Ok(Self { client: Client::new(access)?, probed: Mutex::new(probed), create })
+        Ok(Self { client: Client::new(access)?, probed: Mutex::default(), assume_public, create })
     }
 
-    fn probed(&self) -> MutexGuard<'_, Probe> {
+    fn probed(&self) -> MutexGuard<'_, Option<Probe>> {
         self.probed.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn is_public(&self) -> bool {
-        self.probed().public
+        self.probed().as_ref().map_or(self.assume_public, |probe| probe.public)
     }
 
     /// What the bucket will say, without asking it: a body of unknown length it would not even limit.
@@ -67,7 +68,7 @@ impl SupabaseStore {
             let detail = "the name has characters or a length that not every Supabase backend takes";
             return refused(Kind::InvalidKey, detail.into());
         }
-        match &self.probed().allowed_types {
+        match self.probed().as_ref().and_then(|probe| probe.allowed_types.as_ref()) {
             Some(types) if !types.iter().any(|allowed| covers(allowed, &meta.content_type)) => {
                 refused(Kind::TypeRefused, format!("the bucket takes only {}", types.join(", ")))
             }
@@ -90,7 +91,14 @@ impl ObjectStore for SupabaseStore {
         meta: &ObjectMeta,
     ) -> Result<(), StorageError> {
         self.check(key, meta)?;
-        let max_bytes = self.probed().max_object_bytes;
+        let probed = self.probed().clone();
+        // The server limits only bodies whose length it is told (section 5). Where its limit is not known here, the
+        // length has to be.
+        let known_size = match (known_size, &probed) {
+            (None, None) => Some(source.completed().await.map_err(upload::source_gone)?),
+            (known_size, _) => known_size,
+        };
+        let max_bytes = probed.and_then(|probe| probe.max_object_bytes);
         upload::put(&self.client, key, source, known_size, max_bytes, meta).await
     }
 
@@ -102,7 +110,8 @@ impl ObjectStore for SupabaseStore {
         }
         match found {
             Ok(info) => Ok(Some(info.into_object(key.clone()))),
-            Err(error) if error.kind == Kind::NotFound => Ok(None),
+            // What cannot be named there is not there.
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::InvalidKey) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -167,7 +176,7 @@ impl ObjectStore for SupabaseStore {
     async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError> {
         let existed = match self.client.delete(key).await {
             Ok(()) => true,
-            Err(error) if error.kind == Kind::NotFound => false,
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::InvalidKey) => false,
             Err(error) => return Err(error),
         };
         // Deletion is what a later question says, not what the answer says: policies can hide an object from a
@@ -202,7 +211,7 @@ impl ObjectStore for SupabaseStore {
             max_object_bytes: bucket.file_size_limit,
             allowed_types: bucket.allowed_mime_types.filter(|types| !types.is_empty()),
         };
-        *self.probed() = probe.clone();
+        *self.probed() = Some(probe.clone());
         Ok(probe)
     }
 

@@ -73,7 +73,7 @@ async fn send(
     };
     let response = sent.map_err(|error| {
         if source.is_abandoned() {
-            return StorageError::certain(StoreKind::Supabase, Kind::SourceGone, "the upload was abandoned");
+            return source_gone(SpoolError::Abandoned);
         }
         if over_limit(watch.position()) {
             return too_large();
@@ -84,7 +84,12 @@ async fn send(
     let body = tokio::time::timeout(client.access.idle_timeout, read_capped(response, all_sent()));
     let body = body.await.map_err(|_| timeout(all_sent()))??;
     if !status.is_success() {
-        return Err(refusal(status.as_u16(), &body, all_sent()));
+        let mut error = refusal(status.as_u16(), &body, all_sent());
+        // Nothing can be missing that is only being made: this is not the route it should be.
+        if error.kind == Kind::NotFound {
+            error.kind = Kind::Nonsense;
+        }
+        return Err(error);
     }
     // Whether it is really there is asked by the caller; but a success without all bytes is none.
     if all_sent() {
@@ -93,6 +98,11 @@ async fn send(
         let detail = "answered before it had all bytes";
         Err(StorageError::certain(StoreKind::Supabase, Kind::Nonsense, detail).unknown_if(true))
     }
+}
+
+/// The upload whose bytes were being sent came to nothing.
+pub(super) fn source_gone(error: SpoolError) -> StorageError {
+    StorageError::certain(StoreKind::Supabase, Kind::SourceGone, "the upload was abandoned").because(error)
 }
 
 /// The follower's bytes, with two guards. The block that would complete a body of announced length is sent only after

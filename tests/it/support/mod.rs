@@ -1,5 +1,6 @@
 //! What the suites share: the gateway under test, its clients and the fake cloud.
 
+pub mod cloud;
 pub mod fake_supabase;
 pub mod gateway;
 pub mod media;

@@ -1,0 +1,213 @@
+//! What was kept here gets to the cloud: compared first, in order, once, and also what operators drop in.
+
+use crate::support::cloud::{BUCKET, reaches_the_bucket, rows, seen_uploads, uploads};
+use crate::support::eventually;
+use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
+use crate::support::gateway::{Gateway, cloud_settings};
+use crate::support::media::{sha256, webm};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_were_kept_arrive_when_the_cloud_is_back() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    cloud.stop().await;
+    let mut kept = Vec::new();
+    for seed in 0..12 {
+        let bytes = webm(50_000 + seed as usize, seed);
+        let (_, answer) = gateway.upload("s", bytes.clone()).await;
+        kept.push((answer["file_path"].as_str().unwrap().to_owned(), bytes));
+    }
+    cloud.restart_on_same_port().await;
+    eventually("all are in the bucket and none is here", async || {
+        rows(&gateway, "s").await.iter().all(|row| row["stores"] == serde_json::json!(["supabase"]))
+    })
+    .await;
+    assert_eq!(cloud.keys(BUCKET).len(), 12);
+    for (path, bytes) in &kept {
+        let object = cloud.object(BUCKET, path).unwrap();
+        assert!(object.bytes == *bytes, "{path}");
+        assert_eq!(object.metadata["sha256"], sha256(bytes));
+        assert_eq!(object.metadata["original_filename"], "talk.webm");
+    }
+    assert!(!gateway.recordings_dir().join("s").exists(), "the empty folder goes too");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_outage_does_not_make_them_wait_long() {
+    let cloud = FakeSupabase::start().await;
+    // Each failed try doubles the pause: after a few it would be minutes.
+    let gateway = Gateway::with_cloud(&cloud).await;
+    cloud.fault(Fault::internal_error(), Matcher::any());
+    let bytes = webm(5000, 1);
+    let (_, answer) = gateway.upload("s", bytes.clone()).await;
+    let key = recording_gateway::domain::ObjectKey::parse(answer["file_path"].as_str().unwrap()).unwrap();
+    let asked = |cloud: &FakeSupabase| {
+        cloud.requests().iter().any(|r| r.path.contains("/bucket/") && r.status == Some(500))
+    };
+    eventually("the cloud was asked how it is", async || asked(&cloud)).await;
+    eventually("its job failed and waits", async || {
+        gateway.services.catalog.counts().await.unwrap().jobs == 1
+    })
+    .await;
+    // As after hours: due in ten minutes.
+    let in_minutes = |minutes| {
+        let at = time::OffsetDateTime::now_utc() + time::Duration::minutes(minutes);
+        i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap()
+    };
+    eventually("the job is put off", async || {
+        match gateway.services.catalog.claim_job(in_minutes(10), 1).await.unwrap() {
+            Some(job) => {
+                assert_eq!(job.kind, recording_gateway::catalog::JobKind::Sync(key.clone()));
+                gateway.services.catalog.postpone_job(&job, in_minutes(10), "for the test").await.unwrap();
+                true
+            }
+            None => false,
+        }
+    })
+    .await;
+    cloud.clear_faults();
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_without_credentials_follows_when_there_are_some() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::local().await;
+    let bytes = webm(300_000, 1);
+    let (_, answer) = gateway.upload("s", bytes.clone()).await;
+    assert_eq!(
+        answer["message"],
+        format!("Recording saved locally: {}", answer["filename"].as_str().unwrap())
+    );
+    let dir = gateway.stop().await;
+    let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_dropped_in_are_synced() {
+    let cloud = FakeSupabase::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = webm(300_000, 1);
+    std::fs::create_dir_all(dir.path().join("recordings/old")).unwrap();
+    std::fs::write(dir.path().join("recordings/old/talk.webm"), &bytes).unwrap();
+    let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
+    reaches_the_bucket(&gateway, &cloud, "old/talk.webm", &bytes).await;
+    assert_eq!(cloud.object(BUCKET, "old/talk.webm").unwrap().content_type, "video/webm");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_no_bucket_takes_is_parked() {
+    let cloud = FakeSupabase::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("recordings/old")).unwrap();
+    std::fs::write(dir.path().join("recordings/old/März #1.webm"), b"bytes").unwrap();
+    let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
+    eventually("it says why it stays", async || {
+        rows(&gateway, "old").await.first().is_some_and(|row| row["parked_reason"].is_string())
+    })
+    .await;
+    assert_eq!(gateway.bytes("old/März%20%231.webm").await, b"bytes");
+    assert!(seen_uploads(&cloud).is_empty());
+    gateway.stop().await;
+}
+
+/// Keeps one recording here, arms `fault` for the sync, and lets it run into it some times.
+async fn local_copy_stays_while(verify: &str, fault: Fault, on: Matcher) {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("sync.verify", verify)]).await;
+    cloud.fault(Fault::internal_error(), Matcher::any());
+    let bytes = webm(300_000, 1);
+    let (_, answer) = gateway.upload("s", bytes.clone()).await;
+    let path = answer["file_path"].as_str().unwrap();
+    cloud.clear_faults();
+    let armed = cloud.fault(fault, on);
+    eventually("the sync ran into it", async || armed.hits() >= 2).await;
+    assert_eq!(
+        std::fs::read(gateway.recordings_dir().join(path)).unwrap().len(),
+        bytes.len(),
+        "the local copy stays"
+    );
+    assert!(gateway.bytes(path).await == bytes);
+    cloud.clear_faults();
+    reaches_the_bucket(&gateway, &cloud, path, &bytes).await;
+    let durability = if verify == "size" { "cloud" } else { "cloud_verified" };
+    assert_eq!(rows(&gateway, "s").await[0]["durability"], durability);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_copy_goes_only_after_the_cloud_copy_was_compared() {
+    let downloads = || Matcher::any().method("GET").path("/object/authenticated/");
+    tokio::join!(
+        local_copy_stays_while("size", Fault::SaidStoredButShort(1000), uploads()),
+        local_copy_stays_while("size", Fault::SaidStoredButNothing, uploads()),
+        local_copy_stays_while("etag", Fault::StoredButError, Matcher::any()),
+        local_copy_stays_while("read", Fault::HalfBody, downloads()),
+        local_copy_stays_while("read", Fault::internal_error(), downloads()),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_copy_with_other_bytes_is_no_copy() {
+    for verify in ["etag", "read"] {
+        let cloud = FakeSupabase::start().await;
+        let gateway =
+            Gateway::with_cloud_and(&cloud, &[("sync.verify", verify), ("sync.keep_local", "true")]).await;
+        cloud.fault(Fault::internal_error(), Matcher::any());
+        let bytes = webm(5000, 1);
+        let (_, answer) = gateway.upload("s", bytes.clone()).await;
+        let path = answer["file_path"].as_str().unwrap();
+        // Our name, our length, not our bytes, and not by us.
+        cloud.put_object(BUCKET, path, &webm(5000, 2), "video/webm");
+        cloud.clear_faults();
+        eventually("it says why it stays", async || {
+            rows(&gateway, "s").await[0]["parked_reason"].is_string()
+        })
+        .await;
+        assert!(gateway.recordings_dir().join(path).exists(), "{verify}");
+        assert!(gateway.bytes(path).await == bytes, "{verify}");
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_local_copy_never_reaches_the_cloud() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    cloud.fault(Fault::internal_error(), Matcher::any());
+    let (_, answer) = gateway.upload("s", webm(300_000, 1)).await;
+    let path = answer["file_path"].as_str().unwrap();
+    let mut damaged = webm(300_000, 1);
+    damaged[200_000] ^= 1;
+    std::fs::write(gateway.recordings_dir().join(path), &damaged).unwrap();
+    cloud.clear_faults();
+    cloud.forget_requests();
+    eventually("it says what is wrong", async || {
+        rows(&gateway, "s").await[0]["parked_reason"].as_str().is_some_and(|why| why.contains("damaged"))
+    })
+    .await;
+    assert!(seen_uploads(&cloud).is_empty());
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_was_broken_off_by_a_stop_goes_on_after_it() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    cloud.stop().await;
+    let bytes = webm(300_000, 1);
+    let (_, answer) = gateway.upload("s", bytes.clone()).await;
+    let hole = cloud.fault(Fault::BlackHole, uploads());
+    cloud.forget_requests();
+    cloud.restart_on_same_port().await;
+    eventually("the sync is under way", async || !seen_uploads(&cloud).is_empty()).await;
+    let gateway = gateway.restart().await;
+    hole.remove();
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
