@@ -9,7 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use serde::Serialize;
@@ -21,6 +21,9 @@ use crate::runtime::metrics;
 use crate::runtime::tasks::Tasks;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Bytes the headers of a request may have together. Checked here for HTTP/1, whose reader knows no limit but its
+/// buffer, which uploads want large.
+pub(super) const MAX_HEADER_BYTES: usize = 64 << 10;
 /// How much of a refused body is read on, and for how long: a browser reads the answer only when it has sent
 /// everything, and loses it when the connection breaks before.
 const DRAIN_BYTES: u64 = 256 << 20;
@@ -52,7 +55,11 @@ pub(super) async fn observe(State(edge): State<Edge>, request: Request, next: Ne
     let started = Instant::now();
 
     let request = drained(request, &edge.services.tasks);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = if header_bytes(request.headers()) > MAX_HEADER_BYTES {
+        Problem::of_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).into_response()
+    } else {
+        next.run(request).instrument(span.clone()).await
+    };
 
     let _entered = span.enter();
     let took = started.elapsed();
@@ -88,6 +95,10 @@ fn request_id(headers: &HeaderMap) -> String {
     given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
 }
 
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
 fn log_problem(problem: &Problem) {
     let (code, detail) = (problem.code, problem.detail.as_str());
     match &problem.cause {
@@ -117,7 +128,6 @@ fn write_problem(problem: &Problem, from: Response, request_id: &str) -> Respons
 
 /// A panic somewhere below became this answer.
 pub(super) fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
-    use axum::response::IntoResponse;
     Problem::of_status(StatusCode::INTERNAL_SERVER_ERROR).into_response()
 }
 

@@ -7,7 +7,7 @@
 //! | 404, 405 | the sender looks for another address | there is nothing, or not this verb |
 //! | 409 | the sender waits | the same request is still running |
 //! | 412, 416 | the sender asks again | a precondition or range does not hold |
-//! | 413 | the sender sends less | over a limit that the sentence names |
+//! | 413, 431 | the sender sends less | over a limit that the sentence names |
 //! | 408, 429, 503 | the sender tries again later | `Retry-After` says when, where it is known |
 //! | 502, 504 | the operator looks at the cloud | the cloud failed and no copy is here |
 //! | 507 | the operator makes room | the disk is full |
@@ -78,6 +78,9 @@ impl Problem {
             StatusCode::PAYLOAD_TOO_LARGE => ("body_too_large", "Send a smaller body."),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 ("unsupported_media_type", "Send the body in the type that /docs shows.")
+            }
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                ("headers_too_large", "Send fewer or shorter headers; together they may have 64 KiB.")
             }
             StatusCode::INTERNAL_SERVER_ERROR => {
                 ("internal_error", "The gateway failed; tell its operator the request id.")

@@ -1,6 +1,8 @@
 //! The accept loop: connections with a header timeout, a limit on their number, and a stop that lets running uploads
 //! finish for a while.
 
+mod prompt;
+
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use self::prompt::Prompt;
+use super::middleware::MAX_HEADER_BYTES;
 use crate::runtime::tasks::Tasks;
 
 /// How connections are treated.
@@ -27,8 +31,6 @@ pub struct ServerLimits {
     pub max_connections: usize,
 }
 
-/// Bytes the headers of a request may have together.
-const MAX_HEADER_BYTES: usize = 64 << 10;
 /// HTTP/2 windows: bytes a client may send ahead. The protocol's 64 KiB hold a distant client at a crawl.
 const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 
@@ -69,7 +71,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
         };
         let connection = builder.serve_connection(
             // Without this an upload over HTTP/2 waits for acknowledgements that wait for it.
-            TokioIo::new(without_delay(stream)),
+            TokioIo::new(Prompt::new(without_delay(stream), limits.header_timeout)),
             TowerToHyperService::new(router.clone()),
         );
         let connection = graceful.watch(connection.into_owned());

@@ -83,7 +83,7 @@ async fn an_announced_length_over_the_limit_is_refused_before_the_body() {
         let mut client = RawClient::connect(&gateway.url).await;
         client.send(upload_head("s", &format!("Content-Length: {length}\r\n"))).await;
         let answer = client.answer().await;
-        assert!([400, 413].contains(&answer.status), "{length}: {}", answer.status);
+        assert!([400, 431].contains(&answer.status), "{length}: {}", answer.status);
         client.closed().await;
     }
     assert_nothing_left(&gateway, None).await;
