@@ -1,7 +1,7 @@
 //! Which kind of recording some bytes are: content types, file name extensions, and the rule that decides both.
 //!
 //! Apart because three sources disagree about every file (its bytes, the client's declaration, the client's file name) and one
-//! place has to decide. Reading signatures is in [`sniff`]. No I/O here, and nothing that parses beyond the first bytes.
+//! place has to decide. Reading signatures is in `media/sniff.rs`. No I/O here, and nothing that parses beyond the first bytes.
 
 mod sniff;
 #[cfg(test)]
