@@ -8,6 +8,7 @@ mod fake_contract;
 mod hostile;
 mod interrupted;
 mod limits;
+mod operations;
 mod problems;
 mod protocol;
 mod support;

@@ -109,7 +109,7 @@ async fn a_head_without_end_is_refused() {
 
     // Slow: a silent connection, half a head, a head that trickles.
     let started = Instant::now();
-    for begin in ["", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nHost: g\r\nX"] {
+    for begin in ["", "P", "PRI * HTTP/2.0\r\n", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nHost: g\r\nX"] {
         let mut client = RawClient::connect(&gateway.url).await;
         client.send(begin).await;
         client.closed().await;
