@@ -24,7 +24,7 @@ async fn no_request_can_be_smuggled_behind_another() {
     let both_orders = [
         format!("{known}Transfer-Encoding: chunked\r\n"),
         format!("Transfer-Encoding: chunked\r\n{known}"),
-        format!("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n"),
+        "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n".to_owned(),
     ];
     // RFC 9112 section 6.3: the chunks count, the length is void, and the connection ends with the answer.
     for lines in both_orders {
@@ -150,6 +150,7 @@ async fn what_can_be_refused_is_refused_before_the_body_is_asked_for() {
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.code().as_str()), expected);
         assert!(!answer.continued, "{expected:?}: the body was asked for");
+        assert_eq!(client.closed().await, b"", "{expected:?}: nor is it asked for afterwards");
     }
     for (method, path, status) in
         [("POST", "/nowhere", 404), ("PUT", "/healthz", 405), ("POST", "/recordings/s/list", 405)]
