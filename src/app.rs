@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
@@ -36,7 +37,8 @@ pub struct App {
     router: axum::Router,
     limits: ServerLimits,
     catalog: Arc<SqliteCatalog>,
-    config: Config,
+    new_catalogue: bool,
+    interval: Duration,
     /// Held as long as the gateway runs: two on one directory would lose recordings to each other.
     _lock: std::fs::File,
 }
@@ -97,18 +99,19 @@ impl App {
                 max_connections: config.server.max_connections,
             },
             catalog,
-            config: config.clone(),
+            new_catalogue: new,
+            interval: config.sync.interval,
             _lock: lock,
         })
     }
 
     /// Serves until the services' tasks are told to stop, then finishes what runs.
     pub async fn run(self) {
-        let (tasks, interval) = (self.services.tasks.clone(), self.config.sync.interval);
+        let (tasks, interval) = (self.services.tasks.clone(), self.interval);
         let background = [
             tasks.spawn(jobs::run_jobs(self.services.clone(), interval)),
             tasks.spawn(jobs::run_upkeep(self.services.clone(), interval)),
-            tasks.spawn(jobs::take_in_unknown(self.services.clone(), interval)),
+            tasks.spawn(jobs::take_in_unknown(self.services.clone(), interval, self.new_catalogue)),
         ];
         let cut = serve_connections(self.listener, self.router, self.limits, tasks.clone()).await;
         if cut > 0 {
@@ -200,6 +203,7 @@ fn settings(config: &Config) -> Settings {
         },
         allowed_types: config.uploads.allowed_types.clone(),
         media_origin: origin.unwrap_or_default(),
+        allowed_origins: config.server.allowed_origins.clone(),
     }
 }
 

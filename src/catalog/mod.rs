@@ -14,7 +14,9 @@ use time::OffsetDateTime;
 
 pub use self::job::{Job, JobKind};
 use crate::domain::merge::Deleted;
-use crate::domain::{Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
+use crate::domain::{
+    ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet,
+};
 use crate::storage::ListScope;
 
 /// Why the catalogue could not do it. Nothing was changed.
@@ -136,14 +138,17 @@ pub trait Catalog: Send + Sync {
 
     /// Everything in the scope.
     async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
+    /// Leaves a sync job for every recording that only the local disk has, is not parked, and has none.
+    async fn queue_unsynced(&self) -> Result<(), CatalogError>;
 
-    /// Notes where the copies are now. `false` if there is no such recording any more: then it was deleted
+    /// Notes where the copies are now, and their digest. `false` if there is no such recording any more: then it was deleted
     /// meanwhile, and whoever just made a copy has to remove it.
     async fn mark_stored(
         &self,
         key: &ObjectKey,
         stores: StoreSet,
         durability: Durability,
+        sha256: ContentDigest,
     ) -> Result<bool, CatalogError>;
 
     /// Notes why the cloud will not take it and removes its sync job.

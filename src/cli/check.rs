@@ -19,6 +19,9 @@ pub(super) struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Only ask whether a gateway answers at the configured address, as the health check of a container does
+    #[arg(long)]
+    pub(super) running: bool,
 }
 
 /// What was found about one thing.
@@ -76,11 +79,30 @@ pub(super) async fn run(
     let mut lines = vec![configuration(loaded)];
     lines.extend(this_machine(&loaded.config).await);
     lines.extend(others);
+    print_lines(args, &lines)
+}
+
+/// Prints whether a gateway answers at the configured address.
+pub(super) async fn run_running(args: &CheckArgs, loaded: &Loaded) -> anyhow::Result<Outcome> {
+    let server = &loaded.config.server;
+    let place = format!("{}:{}", server.host, server.port);
+    let line = match running_version(server).await {
+        Some(version) => CheckLine::ok("gateway", format!("{version} answers at {place}")),
+        None => CheckLine::failure(
+            "gateway",
+            format!("none answers at {place}"),
+            "start one with recording-gateway serve",
+        ),
+    };
+    print_lines(args, &[line])
+}
+
+fn print_lines(args: &CheckArgs, lines: &[CheckLine]) -> anyhow::Result<Outcome> {
     if args.json {
         print::json(&lines)?;
     } else {
         let width = lines.iter().map(|line| line.name.len()).max().unwrap_or_default();
-        for line in &lines {
+        for line in lines {
             let status = match line.status {
                 CheckStatus::Ok => "ok",
                 CheckStatus::Warning => "warning",

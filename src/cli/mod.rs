@@ -136,7 +136,12 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Check(args) => {
             let loaded = settings.load()?;
-            one_thread(async { check::run(&args, &loaded, app::check(&loaded.config).await).await })
+            one_thread(async {
+                if args.running {
+                    return check::run_running(&args, &loaded).await;
+                }
+                check::run(&args, &loaded, app::check(&loaded.config).await).await
+            })
         }
         Command::Upload(args) => one_thread(upload::run(&args, &settings)),
         Command::Ls(args) => one_thread(ls::run(&args, &settings)),

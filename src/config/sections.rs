@@ -25,8 +25,8 @@ pub struct ServerConfig {
     pub shutdown_grace: Duration,
     /// Most connections at once.
     pub max_connections: usize,
-    /// Base of links behind a proxy; its path ends with a slash.
-    pub public_url: Option<Url>,
+    /// Origins whose pages may call the gateway, as browsers write them; `*` for all.
+    pub allowed_origins: Vec<String>,
 }
 
 impl ServerConfig {
@@ -38,13 +38,7 @@ impl ServerConfig {
             header_timeout: r.some_duration("server.header_timeout"),
             shutdown_grace: r.duration("server.shutdown_grace"),
             max_connections: r.whole("server.max_connections", 1..=1_000_000),
-            public_url: r.optional("server.public_url", |text| {
-                let mut url = web_address(text)?;
-                if !url.path().ends_with('/') {
-                    url.set_path(&format!("{}/", url.path()));
-                }
-                Ok(url)
-            }),
+            allowed_origins: r.list("server.allowed_origins", origins),
         }
     }
 }
@@ -272,6 +266,17 @@ fn media_types(types: Vec<String>) -> Result<Vec<String>, String> {
     }
 }
 
+fn origins(given: Vec<String>) -> Result<Vec<String>, String> {
+    let origin = |text: &String| match text.as_str() {
+        "*" => Ok(text.clone()),
+        text => match web_address(text) {
+            Ok(url) if url.path() == "/" => Ok(url.origin().ascii_serialization()),
+            _ => Err(format!("\"{text}\" must be scheme://host or scheme://host:port, or *")),
+        },
+    };
+    given.iter().map(origin).collect()
+}
+
 /// `EnvFilter` takes a mistyped level for the name of a part and then logs nothing, so levels are checked here.
 fn log_level(text: String) -> Result<String, String> {
     let level = |text: &str| {
@@ -316,6 +321,17 @@ mod tests {
         assert!(types(&[]).unwrap_err().contains("at least one"));
         for bad in ["audio", "*/webm", "audio/", "/x", "audio/webm;codecs=opus"] {
             assert!(types(&["audio/*", bad]).unwrap_err().contains(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_are_as_browsers_write_them() {
+        let read = |text: &str| origins(vec![text.to_owned()]);
+        assert_eq!(read("https://App.example.org:443/").unwrap(), ["https://app.example.org"]);
+        assert_eq!(read("http://localhost:3000").unwrap(), ["http://localhost:3000"]);
+        assert_eq!(read("*").unwrap(), ["*"]);
+        for bad in ["app.example.org", "https://a.org/path", "https://*.a.org/x"] {
+            assert!(read(bad).unwrap_err().contains(bad), "{bad}");
         }
     }
 

@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 pub use self::content::Via;
 use self::problem::Problem;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub allowed_types: Vec<String>,
     /// Where cloud copies are played from; goes into the page's content policy.
     pub media_origin: String,
+    /// Origins whose pages may call the gateway; `*` for all.
+    pub allowed_origins: Vec<String>,
 }
 
 /// Marks an error answer that brings its own body.
@@ -56,6 +59,7 @@ struct OwnBody;
 
 /// All routes with their layers.
 pub fn router(edge: Edge) -> Router {
+    let cors = cors(&edge.settings.allowed_origins);
     let (described, document) = openapi::routes().split_for_parts();
     let document: Arc<str> = document.to_pretty_json().expect("a document made of literals is JSON").into();
     let openapi_json = get(move || {
@@ -70,9 +74,28 @@ pub fn router(edge: Edge) -> Router {
         .fallback(|| async { Problem::of_status(StatusCode::NOT_FOUND) })
         .method_not_allowed_fallback(|| async { Problem::of_status(StatusCode::METHOD_NOT_ALLOWED) })
         .layer(DefaultBodyLimit::disable())
+        .layer(tower::util::option_layer(cors))
         .layer(CatchPanicLayer::custom(middleware::panicked))
         .layer(axum::middleware::from_fn_with_state(edge.clone(), middleware::observe))
         .with_state(edge)
+}
+
+/// What pages on other origins may do; `None`: nothing, and no answers to their browsers' questions.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let expose = ["content-range", "etag", "link", "repr-digest", "retry-after", "x-request-id"];
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(expose.map(header::HeaderName::from_static))
+        .max_age(Duration::from_secs(600));
+    match origins {
+        [] => None,
+        _ if origins.iter().any(|origin| origin == "*") => Some(layer.allow_origin(AllowOrigin::any())),
+        _ => {
+            let origins = origins.iter().filter_map(|origin| origin.parse().ok());
+            Some(layer.allow_origin(AllowOrigin::list(origins)))
+        }
+    }
 }
 
 /// Swagger UI out of the binary; it styles itself inline, so it has a policy of its own.

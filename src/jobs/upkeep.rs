@@ -35,19 +35,32 @@ pub async fn run_upkeep(services: Services, interval: Duration) {
     }
 }
 
-/// Looks for recordings that the catalogue does not know, at start and every `interval` after.
-pub async fn take_in_unknown(services: Services, interval: Duration) {
+/// Takes in what the catalogue does not know: once what the bucket holds if the catalogue is new, then every
+/// `interval` what operators dropped on the local disk.
+pub async fn take_in_unknown(services: Services, interval: Duration, new_catalogue: bool) {
     let stopping = services.tasks.stopping().clone();
+    let mut cloud_to_do = new_catalogue && services.stores.has_primary();
+    if services.stores.has_primary()
+        && let Err(error) = services.catalog.queue_unsynced().await
+    {
+        tracing::warn!(error = %chain(&error), "what waits for the cloud could not be queued");
+    }
     loop {
+        let look = async {
+            if cloud_to_do && services.adopt_cloud().await?.is_some() {
+                cloud_to_do = false;
+            }
+            services.adopt_local().await
+        };
         let looked = tokio::select! {
-            looked = services.adopt_unknown() => looked,
+            looked = look => looked,
             () = stopping.cancelled() => return,
         };
         if let Err(error) = looked {
             tracing::warn!(error = %chain(&error), "looking for unknown recordings failed");
         }
         tokio::select! {
-            () = tokio::time::sleep(interval.max(Duration::from_secs(60))) => {}
+            () = tokio::time::sleep(interval) => {}
             () = stopping.cancelled() => return,
         }
     }

@@ -1,44 +1,59 @@
 //! Filling a catalogue that is new or was lost from what the stores hold, and taking in files that operators drop
 //! into `recordings/`.
 
-use crate::domain::Recording;
-use crate::domain::merge::{Sources, merge};
+use std::collections::HashSet;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use crate::domain::merge::{Sources, StoredObject, merge};
+use crate::domain::{ObjectKey, Recording};
 use crate::service::{ServiceError, Services};
-use crate::storage::{ListScope, chain};
+use crate::storage::ListScope;
+
+/// A file that changed more recently may still be being copied here.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 impl Services {
-    /// Gives every recording that a store has and the catalogue does not know a row, and every local one a sync job.
+    /// Gives every file on the local disk that the catalogue does not know a row and, with a cloud, a sync job.
     /// Returns how many were new. Safe to drop and to repeat.
-    pub async fn adopt_unknown(&self) -> Result<u64, ServiceError> {
+    pub async fn adopt_local(&self) -> Result<u64, ServiceError> {
         let view = self.catalog.view(&ListScope::Everything).await?;
-        let known: std::collections::HashSet<_> = view.recordings.into_iter().map(|r| r.key).collect();
+        let known: HashSet<ObjectKey> = view.recordings.into_iter().map(|row| row.key).collect();
+        let settled = OffsetDateTime::now_utc() - SETTLED_AFTER;
+        let mut local = self.stores.fallback().list(&ListScope::Everything).await?;
+        local.retain(|object| !known.contains(&object.key) && object.modified_at <= settled);
+        let rows = merge(Sources { deleted: view.deleted, local, ..Sources::default() });
+        self.adopt(rows.into_iter().map(|row| row.recording).collect()).await
+    }
+
+    /// Gives every object in the bucket that the catalogue does not know a row, with what the gateway once left with
+    /// it. `None` if the cloud cannot be asked now. Safe to drop and to repeat.
+    pub async fn adopt_cloud(&self) -> Result<Option<u64>, ServiceError> {
+        let view = self.catalog.view(&ListScope::Everything).await?;
+        let known: HashSet<ObjectKey> = view.recordings.into_iter().map(|row| row.key).collect();
         let listing = self.stores.list(&ListScope::Everything).await;
-        let supabase = match listing.primary {
-            Ok(objects) => Some(objects),
-            Err(error) => {
-                tracing::debug!(error = %chain(&error), "looking for unknown recordings without the cloud");
-                None
+        let (Ok(objects), local) = (listing.primary, listing.fallback?) else { return Ok(None) };
+        let mut unknown: Vec<StoredObject> = Vec::new();
+        for object in objects.into_iter().filter(|object| !known.contains(&object.key)) {
+            // A list does not tell what travels with an object; the object itself does.
+            match self.stores.head_primary(&object.key).await {
+                Ok(found) => unknown.extend(found),
+                Err(_) => return Ok(None),
             }
-        };
-        let sources =
-            Sources { recordings: Vec::new(), deleted: view.deleted, supabase, local: listing.fallback? };
-        let mut unknown: Vec<Recording> = Vec::new();
-        for listed in merge(sources) {
-            let mut recording = listed.recording;
-            if known.contains(&recording.key) {
-                continue;
-            }
-            // A list does not tell what the gateway left with the object; the object itself does.
-            if recording.stores.supabase
-                && let Ok(Some(object)) = self.stores.head_primary(&recording.key).await
-            {
-                recording.sha256 = object.sha256;
-                recording.original_filename = object.original_filename;
-                recording.upload_id = object.upload_id.unwrap_or_default();
-            }
-            unknown.push(recording);
         }
-        let adopted = self.catalog.adopt(&unknown, true).await?;
+        let rows =
+            merge(Sources { deleted: view.deleted, supabase: Some(unknown), local, ..Sources::default() });
+        let in_cloud =
+            rows.into_iter().map(|row| row.recording).filter(|recording| recording.stores.supabase);
+        self.adopt(in_cloud.collect()).await.map(Some)
+    }
+
+    async fn adopt(&self, unknown: Vec<Recording>) -> Result<u64, ServiceError> {
+        if unknown.is_empty() {
+            return Ok(0);
+        }
+        let adopted = self.catalog.adopt(&unknown, self.stores.has_primary()).await?;
         if adopted > 0 {
             tracing::info!(adopted, "recordings that the catalogue did not know were taken in");
             self.bell.notify_one();

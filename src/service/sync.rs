@@ -11,7 +11,7 @@ use super::delete::PrimaryOrService;
 use super::{ServiceError, Services, Verify};
 use crate::catalog::{Job, JobKind};
 use crate::domain::{ContentDigest, Durability, ObjectKey, Recording, StoreKind, StoreSet};
-use crate::storage::tiered::PrimaryError;
+use crate::storage::tiered::{PrimaryError, Waiting};
 use crate::storage::{Kind, ObjectMeta, StorageError, chain};
 use futures_util::StreamExt;
 
@@ -85,7 +85,7 @@ impl Services {
             original_filename: recording.original_filename.clone(),
         };
         let size = Some(recording.size_bytes);
-        match self.stores.put_primary(key, &source, size, &meta).await {
+        match self.stores.put_primary(key, &source, size, &meta, Waiting::Nobody).await {
             Ok(()) => {}
             Err(error) if error.name_is_taken() => {
                 // Other bytes of this name; the same bytes, sent by somebody else, will do.
@@ -104,16 +104,17 @@ impl Services {
             },
         }
         let durability = self.compare_in_cloud(key, &recording, &local).await?;
-        self.settle_synced(key, durability).await
+        self.settle_synced(key, local.sha256, durability).await
     }
 
     async fn settle_synced(
         &self,
         key: &ObjectKey,
+        sha256: ContentDigest,
         durability: Durability,
     ) -> Result<Tried, PrimaryOrService> {
         let both = StoreSet { supabase: true, local: true };
-        if !self.catalog.mark_stored(key, both, durability).await.map_err(ServiceError::from)? {
+        if !self.catalog.mark_stored(key, both, durability, sha256).await.map_err(ServiceError::from)? {
             // Deleted while it was being sent.
             self.stores.delete_primary(key).await?;
             return Ok(Tried::Done);
@@ -121,7 +122,7 @@ impl Services {
         if !self.rules.keep_local {
             self.stores.fallback().delete(key).await.map_err(ServiceError::from)?;
             let cloud = StoreSet::only(StoreKind::Supabase);
-            self.catalog.mark_stored(key, cloud, durability).await.map_err(ServiceError::from)?;
+            self.catalog.mark_stored(key, cloud, durability, sha256).await.map_err(ServiceError::from)?;
         }
         Ok(Tried::Done)
     }

@@ -67,6 +67,13 @@ impl Breaker {
         Admission::Try
     }
 
+    /// A request ended without saying anything about the store: its place, if it was a try, is free again.
+    pub fn gave_up(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.trying_since = None;
+        }
+    }
+
     /// A request succeeded. Returns whether that closed the breaker.
     pub fn succeeded(&mut self) -> bool {
         self.failures = 0;
@@ -158,6 +165,16 @@ mod tests {
         assert!(breaker.succeeded());
         assert_eq!(breaker.admit(t), Admission::Go);
         assert_eq!(breaker.state(t), State::Closed);
+    }
+
+    #[test]
+    fn a_try_that_was_given_up_frees_its_place_and_changes_nothing_else() {
+        let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
+        breaker.failed(t, "down", false);
+        assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
+        breaker.gave_up();
+        assert_eq!(breaker.cause(), Some("down"));
+        assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
     }
 
     #[test]

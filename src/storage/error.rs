@@ -137,6 +137,11 @@ impl StorageError {
     pub fn blames_store(&self) -> bool {
         self.retry() != Retry::Never
     }
+
+    /// Whether the failure says nothing about the store: it may have been found before the store was asked.
+    pub fn says_nothing(&self) -> bool {
+        matches!(self.kind, Kind::SourceGone | Kind::TooLarge | Kind::TypeRefused | Kind::InvalidKey)
+    }
 }
 
 /// An error with everything below it on one line, for logs and reasons.

@@ -10,6 +10,8 @@ use crate::spool::SpoolReader;
 /// Pause before the first repetition; doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Tries for one object, so that one which the store can never take does not hold up the others.
+const MOST_TRIES: u32 = 6;
 
 /// What the store says after a `put`.
 enum Found {
@@ -40,7 +42,7 @@ pub(super) async fn push(
     let mut pause = FIRST_PAUSE;
     // Once unknown, unknown until the store was asked.
     let mut may_be_there = false;
-    loop {
+    for tries_left in (0..MOST_TRIES).rev() {
         let attempt = if may_be_there {
             confirm(store, key, source, meta).await
         } else {
@@ -68,13 +70,14 @@ pub(super) async fn push(
             may_be_there = true;
         }
         let worth_it = if error.blames_store() { go_on(&error) } else { true };
-        if error.retry() != Retry::Soon || !worth_it {
+        if error.retry() != Retry::Soon || !worth_it || tries_left == 0 {
             return Err(error.unknown_if(may_be_there));
         }
         tracing::debug!(object.key = %key, error = %super::chain(&error), "sending to the cloud failed; trying again");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    unreachable!("the last try returns")
 }
 
 /// Asks for the object and compares. [`Kind::Mismatch`] with `NotApplied` if it is certain that our object is not

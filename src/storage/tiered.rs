@@ -73,6 +73,15 @@ impl PrimaryError {
     }
 }
 
+/// Who waits for a transfer to the primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waiting {
+    /// A client: the transfer gets `patience` after the source is complete.
+    Client,
+    /// Nobody: it takes the time it takes, as long as bytes move.
+    Nobody,
+}
+
 /// Both stores' objects of a scope.
 pub struct Listing {
     /// The primary's; an error if it could not be asked.
@@ -105,47 +114,69 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-impl Primary {
-    fn admit(&self, breaker: &Mutex<Breaker>) -> Result<(), PrimaryError> {
-        let mut breaker = lock(breaker);
-        match breaker.admit(Instant::now()) {
-            Admission::Go | Admission::Try => Ok(()),
+/// Leave to ask the primary. Dropped without a report, as when the caller went away, it says nothing about the store.
+struct Leave<'a> {
+    breaker: &'a Mutex<Breaker>,
+    reported: bool,
+}
+
+impl<'a> Leave<'a> {
+    fn ask(breaker: &'a Mutex<Breaker>) -> Result<Self, PrimaryError> {
+        let mut state = lock(breaker);
+        match state.admit(Instant::now()) {
+            Admission::Go | Admission::Try => Ok(Self { breaker, reported: false }),
             Admission::Refused => {
-                Err(PrimaryError::LeftAlone { cause: breaker.cause().unwrap_or("it failed").to_owned() })
+                Err(PrimaryError::LeftAlone { cause: state.cause().unwrap_or("it failed").to_owned() })
             }
         }
     }
 
-    /// Tells the breaker what came of a request, and says whether it is still closed.
-    fn report<T>(&self, breaker: &Mutex<Breaker>, result: &Result<T, StorageError>) -> bool {
-        let mut breaker = lock(breaker);
-        match result {
-            Err(error) if error.blames_store() => {
-                let cause = chain(error);
-                if breaker.failed(Instant::now(), &cause, error.retry() == Retry::AfterChange) {
-                    tracing::warn!(cause, "the cloud is left alone for a while");
-                }
+    /// The breaker was told already.
+    fn was_reported(mut self) {
+        self.reported = true;
+    }
+
+    /// Tells the breaker what came of the request.
+    fn report(mut self, error: Option<&StorageError>) {
+        self.reported = !error.is_some_and(StorageError::says_nothing);
+        match error {
+            Some(error) if error.blames_store() => {
+                failed(self.breaker, error);
             }
+            Some(error) if error.says_nothing() => {}
             // A store that answers is there, also if it says no to this object.
-            _ => {
-                if breaker.succeeded() {
-                    tracing::info!("the cloud is back");
-                }
-            }
+            _ if lock(self.breaker).succeeded() => tracing::info!("the cloud is back"),
+            _ => {}
         }
-        breaker.state(Instant::now()) == State::Closed
     }
+}
 
-    async fn asked<T>(
-        &self,
-        breaker: &Mutex<Breaker>,
-        request: impl Future<Output = Result<T, StorageError>>,
-    ) -> Result<T, PrimaryError> {
-        self.admit(breaker)?;
-        let result = request.await;
-        self.report(breaker, &result);
-        Ok(result?)
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if !self.reported {
+            lock(self.breaker).gave_up();
+        }
     }
+}
+
+/// Counts a failure and says whether the breaker is still closed.
+fn failed(breaker: &Mutex<Breaker>, error: &StorageError) -> bool {
+    let (cause, now) = (chain(error), Instant::now());
+    let mut breaker = lock(breaker);
+    if breaker.failed(now, &cause, error.retry() == Retry::AfterChange) {
+        tracing::warn!(cause, "the cloud is left alone for a while");
+    }
+    breaker.state(now) == State::Closed
+}
+
+async fn asked<T>(
+    breaker: &Mutex<Breaker>,
+    request: impl Future<Output = Result<T, StorageError>>,
+) -> Result<T, PrimaryError> {
+    let leave = Leave::ask(breaker)?;
+    let result = request.await;
+    leave.report(result.as_ref().err());
+    Ok(result?)
 }
 
 impl TieredStore {
@@ -187,30 +218,37 @@ impl TieredStore {
         self.primary.as_ref().is_some_and(|p| lock(&p.writes).state(Instant::now()) != State::Open)
     }
 
-    /// Stores and confirms an object in the primary, following `source` while it grows and giving up when the
-    /// patience after its completion is over. Safe to drop: the outcome is then unknown.
+    /// Stores and confirms an object in the primary, following `source` while it grows. Safe to drop: the outcome is
+    /// then unknown.
     pub async fn put_primary(
         &self,
         key: &ObjectKey,
         source: &SpoolReader,
         known_size: Option<u64>,
         meta: &ObjectMeta,
+        waiting: Waiting,
     ) -> Result<(), PrimaryError> {
         let primary = self.primary()?;
-        primary.admit(&primary.writes)?;
-        let go_on = |error: &StorageError| primary.report(&primary.writes, &Err::<(), _>(clone_blame(error)));
+        let leave = Leave::ask(&primary.writes)?;
+        let go_on = |error: &StorageError| failed(&primary.writes, error);
+        let store = &*primary.store;
         let pushed = tokio::select! {
-            pushed = push(&*primary.store, key, source, known_size, meta, go_on) => pushed,
-            () = out_of_patience(source, primary.patience) => {
-                let detail = format!("was not done {:?} after the last byte", primary.patience);
-                let error = StorageError::certain(primary.store.kind(), Kind::Timeout, detail).unknown_if(true);
-                primary.report(&primary.writes, &Err::<(), _>(clone_blame(&error)));
-                return Err(error.into());
-            }
+            pushed = push(store, key, source, known_size, meta, go_on) => pushed,
+            over = out_of_patience(source, primary.patience, waiting) => Err(match over {
+                Over::Patience => {
+                    let detail = format!("was not done {:?} after the last byte", primary.patience);
+                    let error = StorageError::certain(store.kind(), Kind::Timeout, detail).unknown_if(true);
+                    failed(&primary.writes, &error);
+                    error
+                }
+                Over::Abandoned => StorageError::certain(store.kind(), Kind::SourceGone, "the upload was abandoned"),
+            }),
         };
-        // Failures that blame the store were reported as they happened.
-        if !pushed.as_ref().is_err_and(StorageError::blames_store) {
-            primary.report(&primary.writes, &pushed);
+        // Failures that blame the store were counted as they happened.
+        if pushed.as_ref().is_err_and(StorageError::blames_store) {
+            leave.was_reported();
+        } else {
+            leave.report(pushed.as_ref().err());
         }
         Ok(pushed?)
     }
@@ -229,7 +267,7 @@ impl TieredStore {
                 done => done,
             }
         };
-        primary.asked(&primary.writes, rename).await
+        asked(&primary.writes, rename).await
     }
 
     /// Stores an object in the fallback.
@@ -246,7 +284,7 @@ impl TieredStore {
     pub async fn list(&self, scope: &ListScope) -> Listing {
         let primary = async {
             let primary = self.primary()?;
-            primary.asked(&primary.reads, primary.store.list(scope)).await
+            asked(&primary.reads, primary.store.list(scope)).await
         };
         let (primary, fallback) = tokio::join!(primary, self.fallback.list(scope));
         Listing { primary, fallback }
@@ -263,7 +301,7 @@ impl TieredStore {
     /// Asks the primary for one object.
     pub async fn head_primary(&self, key: &ObjectKey) -> Result<Option<StoredObject>, PrimaryError> {
         let primary = self.primary()?;
-        primary.asked(&primary.reads, primary.store.head(key)).await
+        asked(&primary.reads, primary.store.head(key)).await
     }
 
     /// Opens an object in the primary.
@@ -273,19 +311,19 @@ impl TieredStore {
         range: Option<std::ops::Range<u64>>,
     ) -> Result<Option<super::OpenObject>, PrimaryError> {
         let primary = self.primary()?;
-        primary.asked(&primary.reads, primary.store.open(key, range)).await
+        asked(&primary.reads, primary.store.open(key, range)).await
     }
 
     /// Deletes from the primary and confirms it. `false` if there was nothing.
     pub async fn delete_primary(&self, key: &ObjectKey) -> Result<bool, PrimaryError> {
         let primary = self.primary()?;
-        primary.asked(&primary.writes, primary.store.delete(key)).await
+        asked(&primary.writes, primary.store.delete(key)).await
     }
 
     /// Asks the primary what it takes, and remembers the answer.
     pub async fn probe_primary(&self) -> Result<Probe, PrimaryError> {
         let primary = self.primary()?;
-        let probe = primary.asked(&primary.reads, primary.store.probe()).await?;
+        let probe = asked(&primary.reads, primary.store.probe()).await?;
         *lock(&primary.probed) = Some(probe.clone());
         Ok(probe)
     }
@@ -315,23 +353,25 @@ impl TieredStore {
             return Ok(ObjectUrl { url, expires_at: None });
         }
         let expires_at = OffsetDateTime::now_utc() + self.signed_url_ttl;
-        let signed =
-            primary.asked(&primary.reads, primary.store.signed_url(key, self.signed_url_ttl)).await?;
+        let signed = asked(&primary.reads, primary.store.signed_url(key, self.signed_url_ttl)).await?;
         let no_url = || StorageError::certain(StoreKind::Supabase, Kind::Refused, "it gave no address");
         Ok(ObjectUrl { url: signed.ok_or_else(no_url)?, expires_at: Some(expires_at) })
     }
 }
 
-/// What the breaker looks at, without what lies below.
-fn clone_blame(error: &StorageError) -> StorageError {
-    StorageError::certain(error.store, error.kind, chain(error))
+enum Over {
+    Patience,
+    Abandoned,
 }
 
-/// Ends when `patience` has passed since the source was complete; never before.
-async fn out_of_patience(source: &SpoolReader, patience: Duration) {
-    match source.completed().await {
-        Ok(_) => tokio::time::sleep(patience).await,
-        // Abandoned: the put itself ends with that.
-        Err(_) => std::future::pending().await,
+/// Ends when the source was abandoned, or when the client that waits has waited long enough after the last byte.
+async fn out_of_patience(source: &SpoolReader, patience: Duration, waiting: Waiting) -> Over {
+    match (source.completed().await, waiting) {
+        (Err(_), _) => Over::Abandoned,
+        (Ok(_), Waiting::Client) => {
+            tokio::time::sleep(patience).await;
+            Over::Patience
+        }
+        (Ok(_), Waiting::Nobody) => std::future::pending().await,
     }
 }

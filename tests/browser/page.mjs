@@ -136,6 +136,9 @@ const steps = {
     assert.match(await page.textContent('#empty-curl'), new RegExp(`/recordings/upload/${SESSION}$`));
     await page.waitForFunction(() => document.querySelector('#health').dataset.level !== 'unknown');
     assert.notEqual(await page.getAttribute('#health', 'data-level'), 'bad');
+    const { checks } = await (await fetch(`${base}readyz`)).json();
+    const words = { off: /local disk only/, ok: /cloud reachable/ };
+    assert.match(await page.textContent('#health-line'), words[checks.find(({ name }) => name === 'cloud').status]);
   },
 
   async 'rules for names, sizes and times'() {
@@ -207,6 +210,8 @@ const steps = {
     assert.equal(await places.getAttribute('aria-expanded'), 'true');
     assert.match(await rowOf(camera.filename).locator('[data-part="details"]').textContent(), new RegExp(camera.sha256));
     assert.equal(await page.textContent('#shelf-count'), '1 recording');
+    await page.evaluate(() => document.activeElement.blur());
+    await page.evaluate(() => Promise.all(document.getAnimations().map((animation) => animation.finished)));
     await page.screenshot({ path: join(work, 'page.png') });
     await places.press('Enter');
   },

@@ -73,7 +73,7 @@ fn nothing_at_all_is_a_working_local_gateway() {
     let loaded = World::new().load().unwrap();
     let config = &loaded.config;
     assert_eq!((config.server.host.as_str(), config.server.port), ("127.0.0.1", 8000));
-    assert_eq!((config.server.node.as_str(), config.server.public_url.as_ref()), ("", None));
+    assert_eq!((config.server.node.as_str(), config.server.allowed_origins.len()), ("", 0));
     assert_eq!(config.server.header_timeout, Duration::from_secs(30));
     assert_eq!(config.server.shutdown_grace, Duration::from_secs(30));
     assert_eq!(config.server.max_connections, 10_000);
@@ -308,7 +308,7 @@ fn values_of_every_kind_come_from_the_environment() {
         .env("GATEWAY_SUPABASE__PATIENCE", "1min 30s")
         .env("GATEWAY_DOWNLOAD__VIA", "proxy")
         .env("GATEWAY_SERVER__NODE", "node-1")
-        .env("GATEWAY_SERVER__PUBLIC_URL", "https://rec.example.org/gateway")
+        .env("GATEWAY_SERVER__ALLOWED_ORIGINS", "https://rec.example.org,http://localhost:3000")
         .load()
         .unwrap()
         .config;
@@ -319,7 +319,7 @@ fn values_of_every_kind_come_from_the_environment() {
     assert_eq!(config.supabase.patience, Duration::from_secs(90));
     assert_eq!(config.download.via, DownloadVia::Proxy);
     assert_eq!(config.server.node, "node-1");
-    assert_eq!(config.server.public_url.unwrap().as_str(), "https://rec.example.org/gateway/");
+    assert_eq!(config.server.allowed_origins, ["https://rec.example.org", "http://localhost:3000"]);
 }
 
 #[test]

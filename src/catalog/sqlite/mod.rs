@@ -16,7 +16,9 @@ use time::OffsetDateTime;
 use self::rows::{RECORDING_COLUMNS, micros, recording_of};
 use super::{Answered, Begun, Catalog, CatalogError, Counts, Job, JobKind, RequestKey, Tombstone, View};
 use crate::domain::merge::Deleted;
-use crate::domain::{Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
+use crate::domain::{
+    ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet,
+};
 use crate::storage::ListScope;
 
 /// A catalogue in one file.
@@ -293,11 +295,33 @@ impl Catalog for SqliteCatalog {
         })
     }
 
-    async fn mark_stored(&self, key: &ObjectKey, stores: StoreSet, durability: Durability) -> Result<bool> {
+    async fn queue_unsynced(&self) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let unsynced = sqlx::query(
+            "SELECT session_id, filename FROM recordings r WHERE in_supabase = 0 AND parked_reason IS NULL
+                 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'sync' AND j.session_id = r.session_id
+                                 AND j.filename = r.filename) ORDER BY uploaded_at",
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        for row in &unsynced {
+            let (session, filename): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            add_job(&mut tx, "sync", &session, &filename).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    async fn mark_stored(
+        &self,
+        key: &ObjectKey,
+        stores: StoreSet,
+        durability: Durability,
+        sha256: ContentDigest,
+    ) -> Result<bool> {
         let (session, filename) = (key.session.as_str(), key.filename.as_str());
         let mut tx = self.begin().await?;
         let changed = sqlx::query(
-            "UPDATE recordings SET in_supabase = $3, in_local = $4, durability = $5,
+            "UPDATE recordings SET in_supabase = $3, in_local = $4, durability = $5, sha256 = coalesce(sha256, $6),
                  parked_reason = CASE WHEN $3 THEN NULL ELSE parked_reason END
              WHERE session_id = $1 AND filename = $2",
         )
@@ -306,6 +330,7 @@ impl Catalog for SqliteCatalog {
         .bind(stores.supabase)
         .bind(stores.local)
         .bind(durability.as_str())
+        .bind(sha256.to_string())
         .execute(&mut *tx)
         .await?
         .rows_affected();

@@ -3,7 +3,7 @@
 import { api, Problem } from './api.js';
 import { byId, make, setText } from './dom.js';
 
-const LEVELS = { ready: 'good', ok: 'good', pass: 'good', up: 'good', degraded: 'warn', warn: 'warn', warning: 'warn', disabled: 'off', skipped: 'off', unconfigured: 'off' };
+const LEVELS = { ready: 'good', ok: 'good', degraded: 'warn', off: 'off' };
 const level = (status) => LEVELS[status] ?? 'bad';
 const HEADLINES = { good: 'Ready', warn: 'Working, with limits', bad: 'Not accepting uploads' };
 const INTERVAL_MS = 15_000;
@@ -35,14 +35,14 @@ async function show(cloudConfigured) {
     return render('bad', ['No answer from the gateway'], [{ name: 'gateway', status: 'unavailable', detail }]);
   }
   const checks = Array.isArray(health.checks) ? health.checks : [];
-  const find = (pattern) => checks.find(({ name }) => pattern.test(name));
-  const overall = health.status === 'unavailable' ? 'bad' : level(health.status);
+  const find = (wanted) => checks.find(({ name }) => name === wanted);
+  const overall = level(health.status);
   const line = [HEADLINES[overall] ?? 'Ready'];
 
-  const cloud = find(/supabase|cloud|primary/i);
+  const cloud = find('cloud');
   if (cloudConfigured === false || (cloud && level(cloud.status) === 'off')) line.push('local disk only');
   else if (cloud) line.push(level(cloud.status) === 'good' ? 'cloud reachable' : 'cloud not reachable');
-  const disk = find(/disk|space|local|spool/i);
+  const disk = find('disk');
   if (disk?.detail) line.push(disk.detail);
   render(overall, line, checks);
 }

@@ -7,9 +7,9 @@ use crate::domain::{NameStem, ObjectKey, SessionId};
 use crate::service::{ServiceError, Services};
 use crate::spool::SpoolReader;
 use crate::storage::ObjectMeta;
-use crate::storage::tiered::PrimaryError;
+use crate::storage::tiered::{PrimaryError, Waiting};
 
-/// A running transfer to the cloud. Dropping it breaks it off.
+/// A running transfer to the cloud. It ends by itself when its source is abandoned.
 pub(super) struct CloudLeg {
     task: Option<JoinHandle<Arrived>>,
     /// What travels with the bytes.
@@ -67,7 +67,7 @@ async fn run(
                 return Arrived { name: Err(error.into()), result: Err(PrimaryError::NotConfigured) };
             }
         };
-        let result = services.stores.put_primary(&key, &source, known_size, &meta).await;
+        let result = services.stores.put_primary(&key, &source, known_size, &meta, Waiting::Client).await;
         if source.is_abandoned() {
             // The upload came to nothing and nobody waits for this: give the name back here.
             if let Err(error) = services.catalog.release(&key).await {

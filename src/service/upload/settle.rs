@@ -209,7 +209,7 @@ impl Complete {
             answer: serde_json::to_string(receipt).map_err(|_| ServiceError::Unexpected)?,
         };
         let request = self.leftovers.request.clone();
-        let sync = matches!(receipt.landed, Landed::CloudUnavailable | Landed::Early | Landed::Local);
+        let sync = matches!(receipt.landed, Landed::CloudUnavailable | Landed::Early);
         let kept =
             self.services.catalog.commit(recording, sync, request.as_ref().map(|r| (r, &answered))).await;
         if let Err(error) = kept {

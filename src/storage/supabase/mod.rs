@@ -7,7 +7,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,8 +26,8 @@ const MAX_KEY_BYTES: usize = 900;
 /// One bucket.
 pub struct SupabaseStore {
     client: Client,
-    /// Whether the bucket is readable by anybody, as far as is known.
-    public: AtomicBool,
+    /// What the bucket takes, as far as is known.
+    probed: Mutex<Probe>,
     create: Option<CreateBucket>,
 }
 
@@ -48,11 +48,31 @@ impl SupabaseStore {
         assume_public: bool,
         create: Option<CreateBucket>,
     ) -> Result<Self, reqwest::Error> {
-        Ok(Self { client: Client::new(access)?, public: AtomicBool::new(assume_public), create })
+        let probed = Probe { public: assume_public, ..Probe::default() };
+        Ok(Self { client: Client::new(access)?, probed: Mutex::new(probed), create })
+    }
+
+    fn probed(&self) -> MutexGuard<'_, Probe> {
+        self.probed.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn is_public(&self) -> bool {
-        self.public.load(Ordering::Relaxed)
+        self.probed().public
+    }
+
+    /// What the bucket will say, without asking it: a body of unknown length it would not even limit.
+    fn check(&self, key: &ObjectKey, meta: &ObjectMeta) -> Result<(), StorageError> {
+        let refused = |kind, detail: String| Err(StorageError::certain(StoreKind::Supabase, kind, detail));
+        if !key.filename.is_portable() || key.to_string().len() > MAX_KEY_BYTES {
+            let detail = "the name has characters or a length that not every Supabase backend takes";
+            return refused(Kind::InvalidKey, detail.into());
+        }
+        match &self.probed().allowed_types {
+            Some(types) if !types.iter().any(|allowed| covers(allowed, &meta.content_type)) => {
+                refused(Kind::TypeRefused, format!("the bucket takes only {}", types.join(", ")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -69,14 +89,9 @@ impl ObjectStore for SupabaseStore {
         known_size: Option<u64>,
         meta: &ObjectMeta,
     ) -> Result<(), StorageError> {
-        if !key.filename.is_portable() || key.to_string().len() > MAX_KEY_BYTES {
-            return Err(StorageError::certain(
-                StoreKind::Supabase,
-                Kind::InvalidKey,
-                "the name has characters or a length that not every Supabase backend takes",
-            ));
-        }
-        upload::put(&self.client, key, source, known_size, meta).await
+        self.check(key, meta)?;
+        let max_bytes = self.probed().max_object_bytes;
+        upload::put(&self.client, key, source, known_size, max_bytes, meta).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError> {
@@ -182,12 +197,13 @@ impl ObjectStore for SupabaseStore {
             }
             (bucket, _) => bucket?,
         };
-        self.public.store(bucket.public, Ordering::Relaxed);
-        Ok(Probe {
+        let probe = Probe {
             public: bucket.public,
             max_object_bytes: bucket.file_size_limit,
-            allowed_types: bucket.allowed_mime_types,
-        })
+            allowed_types: bucket.allowed_mime_types.filter(|types| !types.is_empty()),
+        };
+        *self.probed() = probe.clone();
+        Ok(probe)
     }
 
     fn public_url(&self, key: &ObjectKey) -> Option<String> {
@@ -196,6 +212,14 @@ impl ObjectStore for SupabaseStore {
 
     async fn signed_url(&self, key: &ObjectKey, ttl: Duration) -> Result<Option<String>, StorageError> {
         self.client.sign(key, ttl).await.map(Some)
+    }
+}
+
+/// `type/*` or an exact type; the server compares the text as it is (section 5).
+fn covers(allowed: &str, content_type: &str) -> bool {
+    match allowed.strip_suffix("/*") {
+        Some(kind) => content_type.split_once('/').is_some_and(|(have, _)| have == kind),
+        None => allowed == content_type,
     }
 }
 

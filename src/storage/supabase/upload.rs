@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use bytesize::ByteSize;
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, unfold};
 use tokio::time::Instant;
@@ -28,12 +29,40 @@ pub(super) async fn put(
     key: &ObjectKey,
     source: &SpoolReader,
     known_size: Option<u64>,
+    max_bytes: Option<u64>,
     meta: &ObjectMeta,
 ) -> Result<(), StorageError> {
-    let known_size = source.complete_size().or(known_size);
+    let announced = source.complete_size().or(known_size);
+    let sent = send(client, key, source, announced, max_bytes, meta).await;
+    // A client that announced another length than it sent is not the cloud's fault: once more, with the true one.
+    match source.complete_size() {
+        Some(size) if sent.is_err() && announced.is_some_and(|announced| announced != size) => {
+            send(client, key, source, Some(size), max_bytes, meta).await
+        }
+        _ => sent,
+    }
+}
+
+async fn send(
+    client: &Client,
+    key: &ObjectKey,
+    source: &SpoolReader,
+    known_size: Option<u64>,
+    max_bytes: Option<u64>,
+    meta: &ObjectMeta,
+) -> Result<(), StorageError> {
+    let over_limit = |size: u64| max_bytes.is_some_and(|max| size > max);
+    let too_large = || {
+        let limit = ByteSize(max_bytes.unwrap_or_default());
+        let detail = format!("it is larger than the bucket's limit of {limit}");
+        StorageError::certain(StoreKind::Supabase, Kind::TooLarge, detail)
+    };
+    if known_size.is_some_and(over_limit) {
+        return Err(too_large());
+    }
     let follower = source.follow();
     let watch = follower.watch();
-    let body = reqwest::Body::wrap_stream(hold_back_the_end(follower, source.clone(), known_size));
+    let body = reqwest::Body::wrap_stream(guarded(follower, source.clone(), known_size, max_bytes));
     let metadata = serde_json::to_vec(&UserMetadata::of(meta)).expect("three texts are JSON");
     let request = client.upload(key, body, known_size, &meta.content_type, STANDARD.encode(metadata));
 
@@ -45,6 +74,9 @@ pub(super) async fn put(
     let response = sent.map_err(|error| {
         if source.is_abandoned() {
             return StorageError::certain(StoreKind::Supabase, Kind::SourceGone, "the upload was abandoned");
+        }
+        if over_limit(watch.position()) {
+            return too_large();
         }
         transport(error, all_sent())
     })?;
@@ -63,14 +95,15 @@ pub(super) async fn put(
     }
 }
 
-/// The follower's bytes, but the block that would complete the body only after the clean end, and an error if the
-/// length turns out to be another than was announced.
-fn hold_back_the_end(
+/// The follower's bytes, with two guards. The block that would complete a body of announced length is sent only after
+/// the clean end, and not at all if the length turns out to be another. And the body breaks off where it outgrows the
+/// bucket: the server limits only what it was told the length of (section 5).
+fn guarded(
     follower: Follower,
     source: SpoolReader,
     announced: Option<u64>,
+    max_bytes: Option<u64>,
 ) -> BoxStream<'static, Result<Bytes, SpoolError>> {
-    let Some(announced) = announced else { return follower.bytes };
     unfold((follower.bytes, 0u64, false), move |(mut bytes, sent, over)| {
         let source = source.clone();
         async move {
@@ -79,9 +112,11 @@ fn hold_back_the_end(
             }
             let mut next = bytes.next().await?;
             let after = sent + next.as_ref().map_or(0, |chunk| chunk.len() as u64);
-            if next.is_ok() && after >= announced {
+            if max_bytes.is_some_and(|max| after > max) {
+                next = Err(SpoolError::Io(std::io::Error::other("more bytes than the bucket takes")));
+            } else if next.is_ok() && announced.is_some_and(|announced| after >= announced) {
                 match source.completed().await {
-                    Ok(size) if size == announced => {}
+                    Ok(size) if Some(size) == announced => {}
                     Ok(_) => {
                         next = Err(SpoolError::Io(std::io::Error::other("the length was announced wrongly")))
                     }
