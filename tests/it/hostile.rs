@@ -21,6 +21,9 @@ async fn send_form(gateway: &Gateway, content_type: &str, body: &[u8]) -> Answer
     client.answer().await
 }
 
+/// What it is, its content type, its body, and the status and code it deserves.
+type Case = (&'static str, String, Vec<u8>, (u16, &'static str));
+
 fn with_boundary(body: &[u8], boundary: &str) -> Vec<u8> {
     String::from_utf8(body.to_vec()).unwrap().replace(BOUNDARY, boundary).into_bytes()
 }
@@ -41,7 +44,7 @@ async fn broken_and_endless_forms_are_refused_and_leave_nothing() {
     let junk_behind = [good.clone(), vec![b'x'; 100_000]].concat();
     let lf_only = good.iter().copied().filter(|byte| *byte != b'\r').collect::<Vec<_>>();
     let invalid = (400, "form_invalid");
-    let cases: Vec<(&str, String, Vec<u8>, (u16, &str))> = vec![
+    let cases: Vec<Case> = vec![
         ("no form", "application/json".into(), b"{}".to_vec(), (415, "form_required")),
         ("no content type", String::new(), good.clone(), (415, "form_required")),
         (

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 
 use crate::support::eventually;
-use crate::support::fake_supabase::{DEFAULT_BUCKET, FakeSupabase};
+use crate::support::fake_supabase::{DEFAULT_BUCKET, FakeSupabase, SeenRequest};
 use crate::support::gateway::{Gateway, SOON};
 use crate::support::media::webm;
 use crate::support::raw_client::{RawClient, RawForm, chunked, upload, upload_head};
@@ -113,6 +113,8 @@ async fn the_cloud_never_gets_the_last_byte_before_the_form_has_ended() {
         eventually("every block is in the spool", async || spooled(&gateway) == 2 << 20).await;
         // Time for the cloud to take all that it is given.
         tokio::time::sleep(SOON).await;
+        let stored = |seen: &SeenRequest| seen.path.contains("/cut/") && seen.status == Some(200);
+        assert!(!cloud.requests().iter().any(stored), "the cloud had everything");
         client.reset();
         assert_nothing_left(&gateway, Some(&cloud)).await;
         gateway.stop().await;

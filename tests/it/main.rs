@@ -18,6 +18,7 @@ mod interrupted;
 mod limits;
 mod list;
 mod names;
+mod operations;
 mod page;
 mod parked;
 mod problems;

@@ -24,7 +24,7 @@ async fn no_request_can_be_smuggled_behind_another() {
     let both_orders = [
         format!("{known}Transfer-Encoding: chunked\r\n"),
         format!("Transfer-Encoding: chunked\r\n{known}"),
-        format!("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n"),
+        "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n".to_owned(),
     ];
     // RFC 9112 section 6.3: the chunks count, the length is void, and the connection ends with the answer.
     for lines in both_orders {
@@ -109,7 +109,7 @@ async fn a_head_without_end_is_refused() {
 
     // Slow: a silent connection, half a head, a head that trickles.
     let started = Instant::now();
-    for begin in ["", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nHost: g\r\nX"] {
+    for begin in ["", "P", "PRI * HTTP/2.0\r\n", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nHost: g\r\nX"] {
         let mut client = RawClient::connect(&gateway.url).await;
         client.send(begin).await;
         client.closed().await;
@@ -150,6 +150,7 @@ async fn what_can_be_refused_is_refused_before_the_body_is_asked_for() {
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.code().as_str()), expected);
         assert!(!answer.continued, "{expected:?}: the body was asked for");
+        assert_eq!(client.closed().await, b"", "{expected:?}: nor is it asked for afterwards");
     }
     for (method, path, status) in
         [("POST", "/nowhere", 404), ("PUT", "/healthz", 405), ("POST", "/recordings/s/list", 405)]
