@@ -216,6 +216,8 @@ pub async fn serve(loaded: Loaded) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    // Before anybody can know that the gateway is there: an early signal must not kill it half-way.
+    let signal = stop_signal().context("cannot wait for signals")?;
     let app = App::build(&loaded.config).await?;
     tracing::info!(
         address = %format!("http://{}", app.address),
@@ -225,7 +227,6 @@ pub async fn serve(loaded: Loaded) -> anyhow::Result<()> {
         "listening"
     );
     let stopping = app.services.tasks.stopping().clone();
-    let signal = stop_signal();
     tokio::spawn(async move {
         signal.await;
         tracing::info!("stopping: no new requests, running ones may finish");
@@ -236,17 +237,16 @@ pub async fn serve(loaded: Loaded) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn stop_signal() {
+/// Ends at SIGTERM or SIGINT. Signals are caught from the moment this returns.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
+    })
 }
 
 /// Asks the catalogue and the cloud whether they can be used.

@@ -1,10 +1,10 @@
 //! What was kept here gets to the cloud: compared first, in order, once, and also what operators drop in.
 
 use crate::support::cloud::{BUCKET, reaches_the_bucket, rows, seen_uploads, uploads};
-use crate::support::eventually;
 use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
 use crate::support::gateway::{Gateway, cloud_settings};
 use crate::support::media::{sha256, webm};
+use crate::support::{aged, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_that_were_kept_arrive_when_the_cloud_is_back() {
@@ -94,9 +94,26 @@ async fn files_dropped_in_are_synced() {
     let bytes = webm(300_000, 1);
     std::fs::create_dir_all(dir.path().join("recordings/old")).unwrap();
     std::fs::write(dir.path().join("recordings/old/talk.webm"), &bytes).unwrap();
+    aged(&dir.path().join("recordings/old/talk.webm"));
     let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
     reaches_the_bucket(&gateway, &cloud, "old/talk.webm", &bytes).await;
     assert_eq!(cloud.object(BUCKET, "old/talk.webm").unwrap().content_type, "video/webm");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_still_being_copied_is_left_alone() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("sync.interval", "60s")]).await;
+    let file = gateway.recordings_dir().join("old/talk.webm");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, webm(1000, 1)).unwrap();
+    assert_eq!(gateway.services.adopt_local().await.unwrap(), 0);
+    assert_eq!(rows(&gateway, "old").await.len(), 1, "it is listed all the same");
+    std::fs::write(&file, webm(2000, 1)).unwrap();
+    aged(&file);
+    assert_eq!(gateway.services.adopt_local().await.unwrap(), 1);
+    reaches_the_bucket(&gateway, &cloud, "old/talk.webm", &webm(2000, 1)).await;
     gateway.stop().await;
 }
 
@@ -106,6 +123,7 @@ async fn a_name_that_no_bucket_takes_is_parked() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("recordings/old")).unwrap();
     std::fs::write(dir.path().join("recordings/old/März #1.webm"), b"bytes").unwrap();
+    aged(&dir.path().join("recordings/old/März #1.webm"));
     let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
     eventually("it says why it stays", async || {
         rows(&gateway, "old").await.first().is_some_and(|row| row["parked_reason"].is_string())

@@ -138,7 +138,7 @@ async fn a_recordings_life() {
         !catalog.mark_stored(&key, both, Durability::Cloud, digest).await.unwrap(),
         "it is not brought back"
     );
-    assert_eq!(catalog.adopt(&[kept.clone()], true).await.unwrap(), 0, "not this way either");
+    assert_eq!(catalog.adopt(std::slice::from_ref(&kept), true).await.unwrap(), 0, "not this way either");
     catalog.confirm_deleted(&key, StoreKind::Local).await.unwrap();
     assert_eq!(catalog.tombstone(&key).await.unwrap().unwrap().pending, StoreSet::only(StoreKind::Supabase));
     assert_eq!(catalog.counts().await.unwrap().jobs, 1);
