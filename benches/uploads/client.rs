@@ -14,7 +14,8 @@ pub const BOUNDARY: &str = "----uploads-bench-7f3a91c2d4";
 /// Bytes of data that are kept in memory and sent again and again: more than any cache holds.
 const DATA_BYTES: usize = 64 << 20;
 /// The start of a WebM file, so that a recording is taken for one.
-const WEBM_HEAD: &[u8] = b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\xf7\x81\x01\x42\xf2\x81\x04\x42\xf3\x81\x08\
+const WEBM_HEAD: &[u8] =
+    b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\xf7\x81\x01\x42\xf2\x81\x04\x42\xf3\x81\x08\
     \x42\x82\x84webm\x42\x87\x81\x04\x42\x85\x81\x02";
 
 /// The bytes of every upload, as long as is wanted: one random block over and over.
@@ -125,7 +126,13 @@ impl Connection {
     }
 
     /// A whole form upload.
-    pub fn upload(&mut self, data: &Data, session: &str, size: u64, framing: Framing) -> anyhow::Result<Answered> {
+    pub fn upload(
+        &mut self,
+        data: &Data,
+        session: &str,
+        size: u64,
+        framing: Framing,
+    ) -> anyhow::Result<Answered> {
         let Framing { piece, chunked } = framing;
         let start = Instant::now();
         self.begin_upload(session, size, chunked)?;
@@ -141,7 +148,8 @@ impl Connection {
     /// Asks for a path, perhaps a range of it, and reads the answer's bytes away. Returns how many there were.
     pub fn get(&mut self, path: &str, range: Option<(u64, u64)>) -> anyhow::Result<u64> {
         let range = range.map_or(String::new(), |(first, last)| format!("Range: bytes={first}-{last}\r\n"));
-        write!(self.stream, "GET {path} HTTP/1.1\r\nHost: bench\r\n{range}\r\n")?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n{range}\r\n");
+        self.stream.write_all(head.as_bytes())?;
         let (status, length, body) = self.answer_head()?;
         ensure!(matches!(status, 200 | 206), "GET {path} answered {status}");
         let mut left = length - body.len() as u64;

@@ -66,7 +66,8 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&place)?;
     let place = place.canonicalize()?;
     let dir = tempfile::Builder::new().prefix("uploads-bench-").tempdir_in(&place)?;
-    let mut bench = Bench { options, data: Data::new(), dir, samples: Samples::default(), digest: String::new() };
+    let mut bench =
+        Bench { options, data: Data::new(), dir, samples: Samples::default(), digest: String::new() };
     bench.run()?;
     println!("{}", table::markdown(&bench.samples));
     if let Some(path) = &bench.options.json {
@@ -174,7 +175,7 @@ impl Bench {
 
     /// A gateway that has taken an upload already, to wherever they go.
     fn warm_gateway(&self, dir: &Path, cloud: Option<&Process>) -> anyhow::Result<Process> {
-        let gateway = Process::gateway(dir, cloud)?;
+        let gateway = Process::gateway(dir, cloud, &[])?;
         // Whether its cloud can be reached the gateway finds out by itself; how soon is not measured.
         let deadline = Instant::now() + Duration::from_secs(10);
         let wanted = if cloud.is_some() { "supabase" } else { "local" };
@@ -204,7 +205,7 @@ impl Bench {
         {
             let dir = self.fresh()?;
             let server = match name {
-                "many" => Process::gateway(dir.path(), None)?,
+                "many" => Process::gateway(dir.path(), None, &[])?,
                 _ => Process::role("bare-loop", dir.path())?,
             };
             let before = server.cpu()?;
@@ -257,9 +258,8 @@ impl Bench {
         let before = gateway.cpu()?;
         let wall = self.at_once(CLIENTS, |n| {
             let mut connection = Connection::open(gateway.address)?;
-            (0..each).try_for_each(|_| {
-                connection.upload(&self.data, &format!("bench-{n}"), SIZE, LARGE).map(drop)
-            })
+            (0..each)
+                .try_for_each(|_| connection.upload(&self.data, &format!("bench-{n}"), SIZE, LARGE).map(drop))
         })?;
         self.samples.add("small", (CLIENTS * each) as f64 / wall);
         self.samples.add("small cpu ms each", (gateway.cpu()? - before) * 1e3 / (CLIENTS * each) as f64);
@@ -268,7 +268,7 @@ impl Bench {
 
     fn peak_after(&self, size: u64) -> anyhow::Result<f64> {
         let dir = self.fresh()?;
-        let gateway = Process::gateway(dir.path(), None)?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
         Connection::open(gateway.address)?.upload(&self.data, "bench", size, LARGE)?;
         gateway.peak_mib()
     }
@@ -279,7 +279,7 @@ impl Bench {
         const PASSES: u64 = 20;
         const PIECE: u64 = 16 << 10;
         let dir = self.fresh()?;
-        let gateway = Process::gateway(dir.path(), None)?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
         let mut connections = Vec::new();
         for n in 0..CLIENTS {
             let mut connection = Connection::open(gateway.address)?;
@@ -315,7 +315,14 @@ impl Bench {
             let gateway = self.warm_gateway(dir.path(), Some(&cloud))?;
             let wall = self.curl(
                 &format!("http://{}/storage/v1/object/interview-recordings/bench/direct.webm", cloud.address),
-                &["-X", "POST", "-H", "Content-Type: video/webm", "-H", &format!("Authorization: Bearer {}", cloud.key)],
+                &[
+                    "-X",
+                    "POST",
+                    "-H",
+                    "Content-Type: video/webm",
+                    "-H",
+                    &format!("Authorization: Bearer {}", cloud.key),
+                ],
                 &["-T", &self.file(file).display().to_string()],
             )?;
             self.samples.add(direct, wall.0);
@@ -326,7 +333,8 @@ impl Bench {
             let dir = self.fresh()?;
             let cloud = Process::role(role, dir.path())?;
             // No upload before this one: it would wait for the black hole, and teach the gateway.
-            let gateway = Process::gateway(dir.path(), Some(&cloud))?;
+            let settings: &[&str] = if role == "cloud" { &[] } else { &["supabase.patience=100ms"] };
+            let gateway = Process::gateway(dir.path(), Some(&cloud), settings)?;
             let mut connection = Connection::open(gateway.address)?;
             let answer = connection.upload(&self.data, "bench", self.options.size, LARGE)?;
             let wanted = if role == "cloud" { "supabase" } else { "local" };
@@ -364,7 +372,7 @@ impl Bench {
     fn content(&mut self) -> anyhow::Result<()> {
         let size = self.options.size;
         let dir = self.fresh()?;
-        let gateway = Process::gateway(dir.path(), None)?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
         let answer = Connection::open(gateway.address)?.upload(&self.data, "bench", size, LARGE)?;
         let path = answer.json["file_path"].as_str().context("no path")?.to_owned();
         let nginx = Process::nginx(dir.path(), &recordings(dir.path()))?;

@@ -49,8 +49,8 @@ impl Process {
         Ok(Self { child, address: address.parse()?, key: key.to_owned() })
     }
 
-    /// The gateway with its files in `dir`, perhaps with a cloud behind it.
-    pub fn gateway(dir: &Path, cloud: Option<&Process>) -> anyhow::Result<Self> {
+    /// The gateway with its files in `dir`, perhaps with a cloud behind it; `settings` beside the defaults.
+    pub fn gateway(dir: &Path, cloud: Option<&Process>, settings: &[&str]) -> anyhow::Result<Self> {
         let log = dir.join("gateway.log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_recording-gateway"));
         command
@@ -58,7 +58,7 @@ impl Process {
             .current_dir(dir)
             .args(["--port", "0", "--local-dir"])
             .arg(recordings(dir))
-            .args(["--set", "supabase.patience=500ms", "--set", "supabase.breaker_failures=1000"]);
+            .args(settings.iter().flat_map(|setting| ["--set", setting]));
         if let Some(cloud) = cloud {
             command.args(["--set", &format!("supabase.url=http://{}", cloud.address)]);
             command.env("SUPABASE_SERVICE_ROLE_KEY", &cloud.key);
@@ -76,7 +76,8 @@ impl Process {
     /// nginx serving the files below `root`. `None` if there is no nginx here.
     pub fn nginx(dir: &Path, root: &Path) -> anyhow::Result<Option<Self>> {
         let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-        let Some(program) = places.split(':').map(|p| Path::new(p).join("nginx")).find(|p| p.is_file()) else {
+        let Some(program) = places.split(':').map(|p| Path::new(p).join("nginx")).find(|p| p.is_file())
+        else {
             return Ok(None);
         };
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -85,7 +86,7 @@ impl Process {
         let config = format!(
             "{user} worker_processes auto; daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.log;\n\
              events {{ worker_connections 256; }}\n\
-             http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000;\n\
+             http {{ access_log off; sendfile on; keepalive_requests 100000;\n\
              client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n\
              uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
              server {{ listen {address}; root {root}; }} }}\n"

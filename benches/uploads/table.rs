@@ -54,22 +54,52 @@ const ROWS: &[Row] = &[
     Row("the same, write-back started every 8 MiB", "s", "disk early", Alone),
     Row("limit: axum reads and discards", "s", "discard", Alone),
     Row("bare blocking loop, all duties", "s", "floor", RateOf(&["sha", "disk"], 0.0)),
-    Row("**gateway, one upload**, against the slower of hash and disk", "s", "one", RateOf(&["sha", "disk"], 0.85)),
+    Row(
+        "**gateway, one upload**, against the slower of hash and disk",
+        "s",
+        "one",
+        RateOf(&["sha", "disk"], 0.85),
+    ),
     Row("gateway against the bare loop, wall time", "s", "one", RateOf(&["floor"], 0.0)),
     Row("gateway, 16 KiB written at a time, against large", "s", "one, 16 KiB writes", RateOf(&["one"], 0.9)),
-    Row("gateway, frames of 16 KiB (chunked), against large", "s", "one, 16 KiB frames", RateOf(&["one"], 0.9)),
+    Row(
+        "gateway, frames of 16 KiB (chunked), against large",
+        "s",
+        "one, 16 KiB frames",
+        RateOf(&["one"], 0.9),
+    ),
     Row("gateway fed by curl", "s", "one, curl", RateOf(&["sha", "disk"], 0.0)),
     Row("bare loop, CPU", "cpu s", "floor cpu", Alone),
     Row("**gateway, CPU**, against the bare loop", "cpu s", "one cpu", CostOf("floor cpu", 1.1)),
-    Row("gateway, CPU, frames of 16 KiB, against the bare loop", "cpu s", "one, 16 KiB frames cpu", CostOf("floor cpu", 0.0)),
+    Row(
+        "gateway, CPU, frames of 16 KiB, against the bare loop",
+        "cpu s",
+        "one, 16 KiB frames cpu",
+        CostOf("floor cpu", 0.0),
+    ),
     Row("bare loop, 64 at once", "s", "floor 64", Alone),
-    Row("**gateway, 64 at once**, against the bare loop in 64 threads", "s", "many", RateOf(&["floor 64"], 1.0)),
+    Row(
+        "**gateway, 64 at once**, against the bare loop in 64 threads",
+        "s",
+        "many",
+        RateOf(&["floor 64"], 1.0),
+    ),
     Row("gateway, 64 at once, CPU, against the bare loop", "cpu s", "many cpu", CostOf("floor 64 cpu", 0.0)),
     Row("gateway, 64 at once, peak memory", "MiB", "many peak", AtMost(100.0)),
     Row("one fsync of file and directory each, 64 threads", "files/s", "small floor", Alone),
-    Row("**small durable uploads**, 64 clients, 64 KiB", "uploads/s", "small", TimesAsMany("small floor", 5.0)),
+    Row(
+        "**small durable uploads**, 64 clients, 64 KiB",
+        "uploads/s",
+        "small",
+        TimesAsMany("small floor", 5.0),
+    ),
     Row("gateway, peak memory, 1 MiB upload", "MiB", "peak 1 MiB", Alone),
-    Row("**gateway, peak memory, 10 GiB upload**, more than with 1 MiB", "MiB", "peak 10 GiB", MoreThan("peak 1 MiB", 4.0)),
+    Row(
+        "**gateway, peak memory, 10 GiB upload**, more than with 1 MiB",
+        "MiB",
+        "peak 10 GiB",
+        MoreThan("peak 1 MiB", 4.0),
+    ),
     Row("**1,000 slow uploads at once**, peak memory", "MiB", "slow peak", AtMost(128.0)),
     Row("1,000 slow uploads at once, dropped", "uploads", "slow dropped", AtMost(0.0)),
     Row("curl straight to the fake cloud", "s", "cloud direct", Alone),
@@ -77,7 +107,12 @@ const ROWS: &[Row] = &[
     Row("curl straight to a cloud at 1 Gbit/s, a quarter of the size", "s", "1 Gbit/s direct", Alone),
     Row("**curl through the gateway to it**", "s", "1 Gbit/s", CostOf("1 Gbit/s direct", 1.1)),
     Row("client's sending, cloud healthy", "s", "client healthy", Alone),
-    Row("**client's sending, cloud a black hole**", "s", "client black hole", RateOf(&["client healthy"], 0.95)),
+    Row(
+        "**client's sending, cloud a black hole**",
+        "s",
+        "client black hole",
+        RateOf(&["client healthy"], 0.95),
+    ),
     Row("nginx serves the file", "s", "nginx content", Alone),
     Row("**gateway, `/content`** of a local file", "s", "content", RateOf(&["nginx content"], 0.9)),
     Row("nginx, 1,000 ranges of 64 KiB", "s", "nginx ranges", Alone),
@@ -86,14 +121,18 @@ const ROWS: &[Row] = &[
 
 /// The table, in Markdown. Rows without figures are left out.
 pub fn markdown(samples: &Samples) -> String {
-    let mut out = String::from("| what | median [min–max] | ratio [min–max] | target | met |\n| --- | --- | --- | --- | --- |\n");
+    let mut out = String::from(
+        "| what | median [min–max] | ratio [min–max] | target | met |\n| --- | --- | --- | --- | --- |\n",
+    );
     for Row(what, unit, name, compare) in ROWS {
         let own = samples.get(name);
         if own.is_empty() {
             continue;
         }
         let paired = |others: &[&str], f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
-            let other = |round: usize| others.iter().filter_map(|o| samples.get(o).get(round)).copied().reduce(f64::max);
+            let other = |round: usize| {
+                others.iter().filter_map(|o| samples.get(o).get(round)).copied().reduce(f64::max)
+            };
             own.iter().enumerate().filter_map(|(round, own)| Some(f(*own, other(round)?))).collect()
         };
         let (ratios, target, least) = match compare {
