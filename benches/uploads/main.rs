@@ -1,0 +1,404 @@
+//! The gateway beside the limits of the machine it runs on: one run, one table of ratios.
+//!
+//! Every case starts its own servers in an empty directory and removes both. Cases are interleaved round by round, so
+//! that a slow minute of the machine hits all of them; see `benches/README.md` for what each line means.
+
+mod client;
+mod floor;
+mod process;
+mod table;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use client::{Connection, Data, FRAMES_16K, Framing, LARGE, WRITES_16K};
+use process::{Process, recordings};
+use table::Samples;
+
+const MIB: u64 = 1 << 20;
+const GROUPS: [&str; 6] = ["one", "many", "small", "memory", "cloud", "content"];
+
+struct Options {
+    /// Bytes of the large upload.
+    size: u64,
+    /// Bytes of the very large one; 0 leaves it out.
+    huge: u64,
+    rounds: usize,
+    json: Option<PathBuf>,
+    groups: Vec<String>,
+}
+
+struct Bench {
+    options: Options,
+    data: Data,
+    dir: tempfile::TempDir,
+    samples: Samples,
+    /// SHA-256 of the large upload.
+    digest: String,
+}
+
+fn main() -> anyhow::Result<()> {
+    let mut options =
+        Options { size: 1024 * MIB, huge: 10240 * MIB, rounds: 5, json: None, groups: Vec::new() };
+    let mut place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--bench" => {} // from cargo
+            "--role" => return process::play(&value()?),
+            "--quick" => (options.size, options.huge, options.rounds) = (64 * MIB, 0, 3),
+            "--json" => options.json = Some(value()?.into()),
+            "--rounds" => options.rounds = value()?.parse()?,
+            "--dir" => place = value()?.into(),
+            "--only" => options.groups = value()?.split(',').map(str::to_owned).collect(),
+            _ => bail!(
+                "unknown: {arg}; there are --quick, --rounds N, --json FILE, --dir DIR, --only {}",
+                GROUPS.join(",")
+            ),
+        }
+    }
+    std::fs::create_dir_all(&place)?;
+    let place = place.canonicalize()?;
+    let dir = tempfile::Builder::new().prefix("uploads-bench-").tempdir_in(&place)?;
+    let mut bench =
+        Bench { options, data: Data::new(), dir, samples: Samples::default(), digest: String::new() };
+    bench.run()?;
+    println!("{}", table::markdown(&bench.samples));
+    if let Some(path) = &bench.options.json {
+        std::fs::write(path, format!("{:#}\n", bench.samples.json()))?;
+    }
+    Ok(())
+}
+
+impl Bench {
+    fn run(&mut self) -> anyhow::Result<()> {
+        self.digest = floor::hash(&self.data, self.options.size).1;
+        self.write_file("large.webm", self.options.size)?;
+        self.write_file("quarter.webm", self.options.size / 4)?;
+        for round in 1..=self.options.rounds {
+            eprintln!("round {round} of {}", self.options.rounds);
+            if self.wanted("one") {
+                self.one()?;
+            }
+            if self.wanted("many") {
+                self.many()?;
+            }
+            if self.wanted("small") {
+                self.small()?;
+            }
+            if self.wanted("memory") {
+                let peak = self.peak_after(MIB)?;
+                self.samples.add("peak 1 MiB", peak);
+            }
+            if self.wanted("cloud") {
+                self.cloud()?;
+            }
+            if self.wanted("content") {
+                self.content()?;
+            }
+        }
+        if self.wanted("memory") {
+            self.slow_clients()?;
+            if self.options.huge > 0 {
+                eprintln!("one upload of {} GiB", self.options.huge >> 30);
+                let peak = self.peak_after(self.options.huge)?;
+                self.samples.add("peak 10 GiB", peak);
+            }
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, group: &str) -> bool {
+        self.options.groups.is_empty() || self.options.groups.iter().any(|wanted| wanted == group)
+    }
+
+    /// An empty directory, after everything written before is on the disk.
+    fn fresh(&self) -> anyhow::Result<tempfile::TempDir> {
+        rustix::fs::sync();
+        // A virtual machine's host takes free memory back, and the next to use it pays for it: let that be nobody
+        // under measurement. The file is gone before it reaches the disk.
+        self.write_file("touched", self.options.size)?;
+        std::fs::remove_file(self.file("touched"))?;
+        Ok(tempfile::tempdir_in(self.dir.path())?)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write_file(&self, name: &str, size: u64) -> anyhow::Result<()> {
+        use std::io::Write;
+        let mut file = std::fs::File::create(self.file(name))?;
+        self.data.pieces(size, 128 << 10).try_for_each(|piece| file.write_all(piece))?;
+        Ok(())
+    }
+
+    /// Limits, and one upload by several hands.
+    fn one(&mut self) -> anyhow::Result<()> {
+        let size = self.options.size;
+        self.samples.add("sha", floor::hash(&self.data, size).0.as_secs_f64());
+        for (name, early) in [("disk", false), ("disk early", true)] {
+            let dir = self.fresh()?;
+            self.samples.add(name, floor::write(&self.data, size, dir.path(), early)?.as_secs_f64());
+        }
+        let dir = self.fresh()?;
+        let discard = Process::role("discard", dir.path())?;
+        let (wall, _) = self.timed_upload(&discard, LARGE, false)?;
+        self.samples.add("discard", wall);
+
+        let dir = self.fresh()?;
+        let floor = Process::role("bare-loop", dir.path())?;
+        let (wall, cpu) = self.timed_upload(&floor, LARGE, true)?;
+        self.samples.add("floor", wall);
+        self.samples.add("floor cpu", cpu);
+        drop((floor, dir));
+
+        for (name, cpu_name, framing) in [
+            ("one", "one cpu", LARGE),
+            ("one, 16 KiB writes", "one, 16 KiB writes cpu", WRITES_16K),
+            ("one, 16 KiB frames", "one, 16 KiB frames cpu", FRAMES_16K),
+        ] {
+            let dir = self.fresh()?;
+            let gateway = self.warm_gateway(dir.path(), None)?;
+            let (wall, cpu) = self.timed_upload(&gateway, framing, true)?;
+            self.samples.add(name, wall);
+            self.samples.add(cpu_name, cpu);
+        }
+        let dir = self.fresh()?;
+        let gateway = self.warm_gateway(dir.path(), None)?;
+        let wall = self.curl_form(gateway.address, "large.webm", "local")?;
+        self.samples.add("one, curl", wall);
+        Ok(())
+    }
+
+    /// A gateway that has taken an upload already, to wherever they go.
+    fn warm_gateway(&self, dir: &Path, cloud: Option<&Process>) -> anyhow::Result<Process> {
+        let gateway = Process::gateway(dir, cloud, &[])?;
+        // Whether its cloud can be reached the gateway finds out by itself; how soon is not measured.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let wanted = if cloud.is_some() { "supabase" } else { "local" };
+        loop {
+            let answer = Connection::open(gateway.address)?.upload(&self.data, "warm", 64 << 10, LARGE)?;
+            if answer.json["storage_type"] == wanted {
+                return Ok(gateway);
+            }
+            ensure!(Instant::now() < deadline, "the gateway does not reach its cloud");
+        }
+    }
+
+    /// Wall and processor seconds of one large upload.
+    fn timed_upload(&self, server: &Process, framing: Framing, hashes: bool) -> anyhow::Result<(f64, f64)> {
+        let before = server.cpu()?;
+        let answer =
+            Connection::open(server.address)?.upload(&self.data, "bench", self.options.size, framing)?;
+        ensure!(!hashes || answer.json["sha256"] == self.digest, "other bytes arrived: {}", answer.json);
+        Ok((answer.whole.as_secs_f64(), server.cpu()? - before))
+    }
+
+    fn many(&mut self) -> anyhow::Result<()> {
+        const CLIENTS: u64 = 64;
+        let size = self.options.size / CLIENTS;
+        for (name, cpu_name, peak_name) in
+            [("floor 64", "floor 64 cpu", "floor 64 peak"), ("many", "many cpu", "many peak")]
+        {
+            let dir = self.fresh()?;
+            let server = match name {
+                "many" => Process::gateway(dir.path(), None, &[])?,
+                _ => Process::role("bare-loop", dir.path())?,
+            };
+            let before = server.cpu()?;
+            let wall = self.at_once(CLIENTS as usize, |n| {
+                let mut connection = Connection::open(server.address)?;
+                connection.upload(&self.data, &format!("bench-{n}"), size, LARGE)?;
+                Ok(())
+            })?;
+            self.samples.add(name, wall);
+            self.samples.add(cpu_name, server.cpu()? - before);
+            self.samples.add(peak_name, server.peak_mib()?);
+        }
+        Ok(())
+    }
+
+    /// Runs `work` in that many threads; the seconds from their common start to the last one's end.
+    fn at_once(
+        &self,
+        threads: usize,
+        work: impl Fn(usize) -> anyhow::Result<()> + Sync,
+    ) -> anyhow::Result<f64> {
+        let barrier = Barrier::new(threads + 1);
+        std::thread::scope(|scope| {
+            let (work, barrier) = (&work, &barrier);
+            let workers: Vec<_> = (0..threads)
+                .map(|n| {
+                    scope.spawn(move || {
+                        barrier.wait();
+                        work(n)
+                    })
+                })
+                .collect();
+            barrier.wait();
+            let start = Instant::now();
+            for worker in workers {
+                worker.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+            }
+            Ok(start.elapsed().as_secs_f64())
+        })
+    }
+
+    fn small(&mut self) -> anyhow::Result<()> {
+        const CLIENTS: usize = 64;
+        const SIZE: u64 = 64 << 10;
+        let each = if self.options.huge == 0 { 8 } else { 32 };
+        let dir = self.fresh()?;
+        self.samples.add("small floor", floor::small_files(&self.data, SIZE, CLIENTS, each, dir.path())?);
+        let dir = self.fresh()?;
+        let gateway = self.warm_gateway(dir.path(), None)?;
+        let before = gateway.cpu()?;
+        let wall = self.at_once(CLIENTS, |n| {
+            let mut connection = Connection::open(gateway.address)?;
+            (0..each)
+                .try_for_each(|_| connection.upload(&self.data, &format!("bench-{n}"), SIZE, LARGE).map(drop))
+        })?;
+        self.samples.add("small", (CLIENTS * each) as f64 / wall);
+        self.samples.add("small cpu ms each", (gateway.cpu()? - before) * 1e3 / (CLIENTS * each) as f64);
+        Ok(())
+    }
+
+    fn peak_after(&self, size: u64) -> anyhow::Result<f64> {
+        let dir = self.fresh()?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
+        Connection::open(gateway.address)?.upload(&self.data, "bench", size, LARGE)?;
+        gateway.peak_mib()
+    }
+
+    /// A thousand uploads that are all under way at the same time, 16 KiB at a time.
+    fn slow_clients(&mut self) -> anyhow::Result<()> {
+        const CLIENTS: usize = 1000;
+        const PASSES: u64 = 20;
+        const PIECE: u64 = 16 << 10;
+        let dir = self.fresh()?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
+        let mut connections = Vec::new();
+        for n in 0..CLIENTS {
+            let mut connection = Connection::open(gateway.address)?;
+            connection.begin_upload(&format!("slow-{}", n % 50), PASSES * PIECE, false)?;
+            connections.push(connection);
+        }
+        for piece in self.data.pieces(PASSES * PIECE, PIECE as usize) {
+            for connection in &mut connections {
+                connection.send(piece, false)?;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let mut dropped = 0;
+        connections.iter_mut().try_for_each(|connection| connection.end_upload(false))?;
+        for connection in &mut connections {
+            if let Err(error) = connection.json() {
+                eprintln!("a slow upload failed: {error:#}");
+                dropped += 1;
+            }
+        }
+        self.samples.add("slow peak", gateway.peak_mib()?);
+        self.samples.add("slow dropped", f64::from(dropped));
+        Ok(())
+    }
+
+    fn cloud(&mut self) -> anyhow::Result<()> {
+        for (role, file, direct, through) in [
+            ("cloud", "large.webm", "cloud direct", "cloud"),
+            ("cloud-1gbit", "quarter.webm", "1 Gbit/s direct", "1 Gbit/s"),
+        ] {
+            let dir = self.fresh()?;
+            let cloud = Process::role(role, dir.path())?;
+            let gateway = self.warm_gateway(dir.path(), Some(&cloud))?;
+            let wall = self.curl(
+                &format!("http://{}/storage/v1/object/interview-recordings/bench/direct.webm", cloud.address),
+                &[
+                    "-X",
+                    "POST",
+                    "-H",
+                    "Content-Type: video/webm",
+                    "-H",
+                    &format!("Authorization: Bearer {}", cloud.key),
+                ],
+                &["-T", &self.file(file).display().to_string()],
+            )?;
+            self.samples.add(direct, wall.0);
+            let wall = self.curl_form(gateway.address, file, "supabase")?;
+            self.samples.add(through, wall);
+        }
+        for (role, name) in [("cloud", "client healthy"), ("black-hole", "client black hole")] {
+            let dir = self.fresh()?;
+            let cloud = Process::role(role, dir.path())?;
+            // No upload before this one: it would wait for the black hole, and teach the gateway.
+            let settings: &[&str] = if role == "cloud" { &[] } else { &["supabase.patience=100ms"] };
+            let gateway = Process::gateway(dir.path(), Some(&cloud), settings)?;
+            let mut connection = Connection::open(gateway.address)?;
+            let answer = connection.upload(&self.data, "bench", self.options.size, LARGE)?;
+            let wanted = if role == "cloud" { "supabase" } else { "local" };
+            ensure!(answer.json["storage_type"] == wanted, "landed elsewhere: {}", answer.json);
+            self.samples.add(name, answer.sending.as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// The documented upload by curl.
+    fn curl_form(&self, gateway: SocketAddr, file: &str, lands_in: &str) -> anyhow::Result<f64> {
+        let form = format!("recording=@{};type=video/webm", self.file(file).display());
+        let url = format!("http://{gateway}/recordings/upload/bench");
+        let (wall, answer) = self.curl(&url, &["-F", &form], &["-F", "recording_type=session"])?;
+        let answer: serde_json::Value = serde_json::from_slice(&answer)?;
+        ensure!(answer["storage_type"] == lands_in, "landed elsewhere: {answer}");
+        Ok(wall)
+    }
+
+    fn curl(&self, url: &str, some: &[&str], more: &[&str]) -> anyhow::Result<(f64, Vec<u8>)> {
+        let start = Instant::now();
+        let out = Command::new("curl")
+            .args(["--silent", "--show-error", "--fail"])
+            .args(some)
+            .args(more)
+            .arg(url)
+            .stderr(Stdio::inherit())
+            .output()
+            .context("curl is needed")?;
+        let wall = start.elapsed().as_secs_f64();
+        ensure!(out.status.success(), "curl {url}: {}", out.status);
+        Ok((wall, out.stdout))
+    }
+
+    fn content(&mut self) -> anyhow::Result<()> {
+        let size = self.options.size;
+        let dir = self.fresh()?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
+        let answer = Connection::open(gateway.address)?.upload(&self.data, "bench", size, LARGE)?;
+        let path = answer.json["file_path"].as_str().context("no path")?.to_owned();
+        let nginx = Process::nginx(dir.path(), &recordings(dir.path()))?;
+        if nginx.is_none() {
+            eprintln!("SKIPPED nginx content, nginx ranges: nginx is not installed");
+        }
+        let gateway = (&gateway, format!("/recordings/{path}/content"), "content", "ranges");
+        let nginx = nginx.as_ref().map(|nginx| (nginx, format!("/{path}"), "nginx content", "nginx ranges"));
+        for (server, path, whole, ranges) in nginx.into_iter().chain([gateway]) {
+            let mut connection = Connection::open(server.address)?;
+            connection.get(&path, Some((0, 0)))?;
+            let start = Instant::now();
+            ensure!(connection.get(&path, None)? == size, "{whole}: not the whole file");
+            self.samples.add(whole, start.elapsed().as_secs_f64());
+            let start = Instant::now();
+            for n in 0..1000u64 {
+                // All over the file, in no order.
+                let first = n.wrapping_mul(7_919_000_003) % (size - (64 << 10));
+                connection.get(&path, Some((first, first + (64 << 10) - 1)))?;
+            }
+            self.samples.add(ranges, start.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+}

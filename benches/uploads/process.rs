@@ -1,0 +1,184 @@
+//! The processes that are measured: the gateway as it is released, nginx, and this program again in another role.
+//!
+//! Apart because a server's processor time and memory are those of its process: nothing under measurement runs in the
+//! process that sends. Each ends with its value here.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[path = "../../tests/it/support/fake_supabase/mod.rs"]
+mod fake_supabase;
+
+use fake_supabase::{Bodies, FakeOptions, FakeSupabase, Fault, Matcher};
+
+use super::floor;
+
+/// Ticks a second in `/proc/PID/stat`: the same on every Linux, whatever the kernel's own clock (proc_pid_stat(5)).
+const TICKS: f64 = 100.0;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server. Stopped when dropped.
+pub struct Process {
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// For a cloud: the key it takes.
+    pub key: String,
+}
+
+impl Process {
+    /// This program again, as the server `role`; see [`play`].
+    pub fn role(role: &str, dir: &Path) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--role", role])
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let out = child.stdout.take().context("no output")?;
+        BufReader::new(out).read_line(&mut line)?;
+        let (address, key) = line.trim().split_once(' ').context("the server did not start")?;
+        Ok(Self { child, address: address.parse()?, key: key.to_owned() })
+    }
+
+    /// The gateway with its files in `dir`, perhaps with a cloud behind it; `settings` beside the defaults.
+    pub fn gateway(dir: &Path, cloud: Option<&Process>, settings: &[&str]) -> anyhow::Result<Self> {
+        let log = dir.join("gateway.log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_recording-gateway"));
+        command
+            .env_clear()
+            .current_dir(dir)
+            .args(["--port", "0", "--local-dir"])
+            .arg(recordings(dir))
+            .args(settings.iter().flat_map(|setting| ["--set", setting]));
+        if let Some(cloud) = cloud {
+            command.args(["--set", &format!("supabase.url=http://{}", cloud.address)]);
+            command.env("SUPABASE_SERVICE_ROLE_KEY", &cloud.key);
+        }
+        let child = command.stdin(Stdio::null()).stderr(File::create(&log)?).spawn()?;
+        let mut process = Self { child, address: ([127, 0, 0, 1], 0).into(), key: String::new() };
+        process.address = process.wait_for("the gateway listens", || {
+            let text = std::fs::read_to_string(&log).ok()?;
+            let (_, rest) = text.split_once("\"address\":\"http://")?;
+            rest.split_once('"')?.0.parse().ok()
+        })?;
+        Ok(process)
+    }
+
+    /// nginx serving the files below `root`. `None` if there is no nginx here.
+    pub fn nginx(dir: &Path, root: &Path) -> anyhow::Result<Option<Self>> {
+        let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
+        let Some(program) = places.split(':').map(|p| Path::new(p).join("nginx")).find(|p| p.is_file())
+        else {
+            return Ok(None);
+        };
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let (dir, root) = (dir.display(), root.display());
+        let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+        let config = format!(
+            "{user} worker_processes auto; daemon off; pid {dir}/nginx.pid; error_log {dir}/nginx.log;\n\
+             events {{ worker_connections 256; }}\n\
+             http {{ access_log off; sendfile on; keepalive_requests 100000;\n\
+             client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n\
+             uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
+             server {{ listen {address}; root {root}; }} }}\n"
+        );
+        let path = PathBuf::from(format!("{dir}/nginx.conf"));
+        std::fs::write(&path, config)?;
+        let child = Command::new(program).arg("-c").arg(&path).stderr(Stdio::null()).spawn()?;
+        let mut process = Self { child, address, key: String::new() };
+        process.wait_for("nginx listens", || TcpStream::connect(address).ok())?;
+        Ok(Some(process))
+    }
+
+    fn wait_for<T>(&mut self, what: &str, reached: impl Fn() -> Option<T>) -> anyhow::Result<T> {
+        let start = Instant::now();
+        loop {
+            if let Some(value) = reached() {
+                return Ok(value);
+            }
+            ensure!(start.elapsed() < PATIENCE, "not reached: {what}");
+            ensure!(self.child.try_wait()?.is_none(), "ended before {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Seconds of processor time so far, user and system.
+    pub fn cpu(&self) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // Fields 14 and 15; the name in field 2 may hold anything but ends with the last bracket.
+        let (_, fields) = stat.rsplit_once(") ").context("no stat")?;
+        let ticks = |n: usize| fields.split(' ').nth(n - 3).and_then(|t| t.parse::<f64>().ok());
+        Ok((ticks(14).context("no user time")? + ticks(15).context("no system time")?) / TICKS)
+    }
+
+    /// Most resident memory so far, in MiB.
+    pub fn peak_mib(&self) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // In order, so that workers go with their master; at once for whoever takes his time.
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where a gateway started in `dir` keeps its recordings.
+pub fn recordings(dir: &Path) -> PathBuf {
+    dir.join("recordings")
+}
+
+/// Plays a server until the program that started it goes: tells its address and key in one line first.
+pub fn play(role: &str) -> anyhow::Result<()> {
+    let listen = || -> anyhow::Result<TcpListener> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        println!("{} -", listener.local_addr()?);
+        Ok(listener)
+    };
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    match role {
+        "bare-loop" => Ok(floor::serve(listen()?, Path::new("."))?),
+        "discard" => floor::serve_discarding(listen()?),
+        "cloud" => cloud(None),
+        "black-hole" => cloud(Some(Fault::BlackHole)),
+        // 1 Gbit/s, as a good line to the internet has.
+        "cloud-1gbit" => cloud(Some(Fault::SlowRead(125_000_000))),
+        _ => bail!("no such role: {role}"),
+    }
+}
+
+/// The fake project of the test suite; it counts and digests (MD5, as the real server does) what it gets.
+fn cloud(uploads: Option<Fault>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let options = FakeOptions { bodies: Bodies::Discard, ..FakeOptions::default() };
+        let cloud = FakeSupabase::start_with(options).await;
+        if let Some(fault) = uploads {
+            cloud.fault(fault, Matcher::any().method("POST").path("/object/interview-recordings/"));
+        }
+        println!("{} {}", cloud.address(), cloud.service_key());
+        std::future::pending().await
+    })
+}
