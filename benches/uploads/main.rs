@@ -80,7 +80,6 @@ impl Bench {
     fn run(&mut self) -> anyhow::Result<()> {
         self.digest = floor::hash(&self.data, self.options.size).1;
         self.write_file("large.webm", self.options.size)?;
-        self.write_file("quarter.webm", self.options.size / 4)?;
         for round in 1..=self.options.rounds {
             eprintln!("round {round} of {}", self.options.rounds);
             if self.wanted("one") {
@@ -310,29 +309,25 @@ impl Bench {
     }
 
     fn cloud(&mut self) -> anyhow::Result<()> {
-        for (role, file, direct, through) in [
-            ("cloud", "large.webm", "cloud direct", "cloud"),
-            ("cloud-1gbit", "quarter.webm", "1 Gbit/s direct", "1 Gbit/s"),
-        ] {
-            let dir = self.fresh()?;
-            let cloud = Process::role(role, dir.path())?;
-            let gateway = self.warm_gateway(dir.path(), Some(&cloud))?;
-            let wall = self.curl(
-                &format!("http://{}/storage/v1/object/interview-recordings/bench/direct.webm", cloud.address),
-                &[
-                    "-X",
-                    "POST",
-                    "-H",
-                    "Content-Type: video/webm",
-                    "-H",
-                    &format!("Authorization: Bearer {}", cloud.key),
-                ],
-                &["-T", &self.file(file).display().to_string()],
-            )?;
-            self.samples.add(direct, wall.0);
-            let wall = self.curl_form(gateway.address, file, "supabase")?;
-            self.samples.add(through, wall);
-        }
+        let dir = self.fresh()?;
+        let cloud = Process::role("cloud", dir.path())?;
+        let gateway = self.warm_gateway(dir.path(), Some(&cloud))?;
+        let wall = self.curl(
+            &format!("http://{}/storage/v1/object/interview-recordings/bench/direct.webm", cloud.address),
+            &[
+                "-X",
+                "POST",
+                "-H",
+                "Content-Type: video/webm",
+                "-H",
+                &format!("Authorization: Bearer {}", cloud.key),
+            ],
+            &["-T", &self.file("large.webm").display().to_string()],
+        )?;
+        self.samples.add("cloud direct", wall.0);
+        let wall = self.curl_form(gateway.address, "large.webm", "supabase")?;
+        self.samples.add("cloud", wall);
+        drop((gateway, cloud));
         for (role, name) in [("cloud", "client healthy"), ("black-hole", "client black hole")] {
             let dir = self.fresh()?;
             let cloud = Process::role(role, dir.path())?;

@@ -164,8 +164,6 @@ pub fn play(role: &str) -> anyhow::Result<()> {
         "discard" => floor::serve_discarding(listen()?),
         "cloud" => cloud(None),
         "black-hole" => cloud(Some(Fault::BlackHole)),
-        // 1 Gbit/s, as a good line to the internet has.
-        "cloud-1gbit" => cloud(Some(Fault::SlowRead(125_000_000))),
         _ => bail!("no such role: {role}"),
     }
 }

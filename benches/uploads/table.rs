@@ -104,8 +104,6 @@ const ROWS: &[Row] = &[
     Row("1,000 slow uploads at once, dropped", "uploads", "slow dropped", AtMost(0.0)),
     Row("curl straight to the fake cloud", "s", "cloud direct", Alone),
     Row("**curl through the gateway to the fake cloud**", "s", "cloud", CostOf("cloud direct", 1.1)),
-    Row("curl straight to a cloud at 1 Gbit/s, a quarter of the size", "s", "1 Gbit/s direct", Alone),
-    Row("**curl through the gateway to it**", "s", "1 Gbit/s", CostOf("1 Gbit/s direct", 1.1)),
     Row("client's sending, cloud healthy", "s", "client healthy", Alone),
     Row(
         "**client's sending, cloud a black hole**",
