@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
@@ -26,6 +26,9 @@ use crate::storage::local::LocalStore;
 use crate::storage::supabase::{Access, CreateBucket, SupabaseStore};
 use crate::storage::tiered::TieredStore;
 use crate::storage::{Kind, ObjectStore, chain};
+
+/// What work that was complete gets to end when the grace is over.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// A gateway that is listening.
 pub struct App {
@@ -108,20 +111,23 @@ impl App {
     /// Serves until the services' tasks are told to stop, then finishes what runs.
     pub async fn run(self) {
         let (tasks, interval) = (self.services.tasks.clone(), self.interval);
-        let background = [
-            tasks.spawn(jobs::run_jobs(self.services.clone(), interval)),
-            tasks.spawn(jobs::run_upkeep(self.services.clone(), interval)),
-            tasks.spawn(jobs::look_around(self.services.clone(), interval, self.new_catalogue)),
-        ];
+        tasks.spawn(jobs::run_jobs(self.services.clone(), interval));
+        tasks.spawn(jobs::run_upkeep(self.services.clone(), interval));
+        tasks.spawn(jobs::look_around(self.services.clone(), interval, self.new_catalogue));
+        let stopping = tasks.stopping().clone();
+        let told = tokio::spawn(async move {
+            stopping.cancelled().await;
+            Instant::now()
+        });
         let cut = serve_connections(self.listener, self.router, self.limits, tasks.clone()).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "the grace is over; running requests are cut off");
         }
-        for loop_ in background {
-            let _ = loop_.await;
-        }
-        // What was complete is still being kept: an upload's end, a deletion.
-        if tokio::time::timeout(self.limits.shutdown_grace, tasks.stop()).await.is_err() {
+        // What was complete is still being kept: an upload's end, a deletion. It has what is left of the grace, and a
+        // moment in any case.
+        let waited = told.await.map_or(Duration::ZERO, |at| at.elapsed());
+        let left = self.limits.shutdown_grace.saturating_sub(waited).max(LAST_MOMENT);
+        if tokio::time::timeout(left, tasks.stop()).await.is_err() {
             tracing::warn!(
                 tasks = tasks.running(),
                 "some work did not end in time; the next start takes it up"

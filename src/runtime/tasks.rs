@@ -1,5 +1,5 @@
-//! Tasks that outlive the request they came from, and the signal to stop. The only place that spawns: everything
-//! running can be waited for at the end.
+//! Tasks that outlive the request they came from, and the signal to stop: what was spawned here is waited for at the
+//! end. Connections are not; the accept loop has its own grace for them.
 
 use std::future::Future;
 
