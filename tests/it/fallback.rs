@@ -476,3 +476,18 @@ async fn an_object_under_a_name_that_was_given_up_does_not_become_a_second_recor
     reaches_the_bucket(&gateway, &cloud, path, &bytes).await;
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_object_that_could_not_be_looked_at_is_replaced_later() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    cloud.fault(Fault::SaidStoredButShort(700), uploads());
+    cloud.fault(Fault::internal_error(), Matcher::any().method("GET").path("/object/info/"));
+    let bytes = webm(300_000, 1);
+    let (_, answer) = gateway.upload("s", bytes.clone()).await;
+    assert_eq!(answer["durability"], "local", "{answer}");
+    assert_eq!(cloud.keys(BUCKET).len(), 1, "a part of it is there");
+    cloud.clear_faults();
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
