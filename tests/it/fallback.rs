@@ -478,6 +478,22 @@ async fn an_object_under_a_name_that_was_given_up_does_not_become_a_second_recor
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_failed_after_all_leaves_nothing_in_the_bucket() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    // The cloud stores it and denies it, and then the disk cannot keep it either.
+    std::fs::write(gateway.recordings_dir().join("s"), "in the way").unwrap();
+    cloud.fault(Fault::StoredThenReset, uploads());
+    cloud.fault(Fault::internal_error(), Matcher::any());
+    let (status, answer) = gateway.upload("s", webm(300_000, 1)).await;
+    assert_eq!((status, &answer["code"]), (500, &"disk_failed".into()), "{answer}");
+    assert_eq!(cloud.keys(BUCKET).len(), 1, "it is there all the same");
+    cloud.clear_faults();
+    eventually("it is gone", async || cloud.keys(BUCKET).is_empty()).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_short_object_that_could_not_be_looked_at_is_replaced_later() {
     let cloud = FakeSupabase::start().await;
     let gateway = Gateway::with_cloud(&cloud).await;
