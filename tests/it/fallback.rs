@@ -494,6 +494,29 @@ async fn an_upload_that_failed_after_all_leaves_nothing_in_the_bucket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_not_rename_gets_the_recording_there_all_the_same() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, PATIENT).await;
+    cloud.fault(Fault::policy_refusal(), Matcher::any().path("/object/move"));
+    let bytes = webm(6_000_000, 1);
+    let (pieces, form) = dripping_form();
+    pieces.send(bytes[..5_000_000].to_vec()).unwrap();
+    let form = form.text("recording_type", "scene");
+    let rest = async {
+        eventually("it is under way", async || cloud.open_uploads() > 0).await;
+        pieces.send(bytes[5_000_000..].to_vec()).unwrap();
+        drop(pieces);
+    };
+    let ((_, answer), ()) = tokio::join!(gateway.upload_form("s", form), rest);
+    assert_eq!(
+        (&answer["durability"], &answer["parked_reason"]),
+        (&"local".into(), &serde_json::Value::Null)
+    );
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_short_object_that_could_not_be_looked_at_is_replaced_later() {
     let cloud = FakeSupabase::start().await;
     let gateway = Gateway::with_cloud(&cloud).await;

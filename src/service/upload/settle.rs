@@ -147,8 +147,9 @@ impl Complete {
                     return Ok((Some(to), Ok(())));
                 }
                 Err(error) if error.name_is_taken() => next = n + 1,
-                // The object under the likely name is removed as a leftover when the disk has the recording.
-                Err(error) => return Ok((Some(to), Err(error))),
+                // The object under the likely name is removed as a leftover when the disk has the recording. That it may
+                // not be renamed says nothing of sending it under the right name, so this must not park it.
+                Err(error) => return Ok((Some(to), Err(PrimaryError::LeftAlone { cause: chain(&error) }))),
             }
         }
     }
