@@ -530,3 +530,25 @@ async fn a_short_object_that_could_not_be_looked_at_is_replaced_later() {
     reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_before_the_client_hangs_up_leaves_no_name_reserved() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, PATIENT).await;
+    let Fault::Status(refusal) = Fault::policy_refusal() else { panic!("a status") };
+    let refused = cloud.fault(Fault::EarlyStatus(refusal), uploads());
+    let (pieces, form) = dripping_form();
+    pieces.send(webm(3_000_000, 1)).unwrap();
+    let hung = async {
+        eventually("the cloud refused it", async || refused.hits() > 0 && cloud.open_uploads() == 0).await;
+        // The transfer has ended; the client goes on for a while.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    tokio::select! {
+        _ = gateway.upload_form("s", form) => panic!("nobody ended the form"),
+        () = hung => {}
+    }
+    drop(pieces);
+    gateway.settle().await;
+    gateway.stop().await;
+}
