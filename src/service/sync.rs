@@ -75,6 +75,10 @@ impl Services {
     /// Sends a recording, compares it in the cloud, and lets the local copy go.
     async fn send_recording(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
         let key = &recording.key;
+        // Asked before the whole file is read, once for each try of each recording that waits.
+        if !self.stores.primary_takes_writes() {
+            return Ok(Tried::Again("the cloud is left alone for a while".into()));
+        }
         let Some(source) = self.stores.fallback().source(key).await.map_err(ServiceError::from)? else {
             return Ok(Tried::Again("the local file is missing".into()));
         };
