@@ -121,7 +121,7 @@ pub trait Catalog: Send + Sync {
     async fn release(&self, key: &ObjectKey) -> Result<(), CatalogError>;
 
     /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and if `sync` leaves a
-    /// job to bring it to the cloud.
+    /// job to bring it to the cloud. If its name was deleted meanwhile, it is deleted instead.
     async fn commit(
         &self,
         recording: &Recording,
@@ -129,8 +129,8 @@ pub trait Catalog: Send + Sync {
         answer: Option<(&RequestKey, &Answered)>,
     ) -> Result<(), CatalogError>;
 
-    /// Remembers recordings found in a store that have neither row nor tombstone; each that only the local disk has
-    /// gets a sync job if `sync`. Returns how many were new.
+    /// Remembers recordings found in a store that have neither row nor tombstone, nor went with their session; each
+    /// that only the local disk has gets a sync job if `sync`. Returns how many were new.
     async fn adopt(&self, recordings: &[Recording], sync: bool) -> Result<u64, CatalogError>;
 
     /// One recording.

@@ -39,7 +39,13 @@ impl Services {
         range: Option<Range<u64>>,
     ) -> Result<OpenObject, ServiceError> {
         let opened = match store {
-            StoreKind::Local => self.stores.fallback().open(key, range).await?,
+            StoreKind::Local => match self.stores.fallback().open(key, range.clone()).await? {
+                // It went to the cloud since it was located.
+                None if self.stores.has_primary() => {
+                    self.stores.open_primary(key, range).await.map_err(ServiceError::Cloud)?
+                }
+                opened => opened,
+            },
             StoreKind::Supabase => self.stores.open_primary(key, range).await.map_err(ServiceError::Cloud)?,
         };
         opened.ok_or(ServiceError::NotFound)

@@ -75,9 +75,14 @@ impl Services {
     /// Sends a recording, compares it in the cloud, and lets the local copy go.
     async fn send_recording(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
         let key = &recording.key;
+        // Asked before the whole file is read, once for each try of each recording that waits.
+        if !self.stores.primary_takes_writes() {
+            return Ok(Tried::Again("the cloud is left alone for a while".into()));
+        }
         let Some(source) = self.stores.fallback().source(key).await.map_err(ServiceError::from)? else {
             return Ok(Tried::Again("the local file is missing".into()));
         };
+        let before = self.local_tag(key).await?;
         let local = Digests::of(&source, self.rules.verify == Verify::Etag).await?;
         if source.complete_size() != Some(recording.size_bytes)
             || recording.sha256.is_some_and(|digest| digest != local.sha256)
@@ -118,7 +123,16 @@ impl Services {
             },
         }
         let durability = self.compare_in_cloud(key, recording, &local).await?;
+        if self.local_tag(key).await? != before {
+            // Somebody writes to the file: what was sent is not all of it, and it must not go.
+            return Ok(Tried::Again("the local file was changed while it was being sent".into()));
+        }
         self.settle_synced(key, local.sha256, durability).await
+    }
+
+    /// What tells that the local file was written to: its size and time.
+    async fn local_tag(&self, key: &ObjectKey) -> Result<Option<String>, ServiceError> {
+        Ok(self.stores.fallback().head(key).await?.and_then(|object| object.etag))
     }
 
     async fn settle_synced(

@@ -52,6 +52,10 @@ pub(super) async fn push(
                     // Perhaps by an earlier attempt of ours whose answer was lost.
                     match look(store, key, source, meta).await {
                         Ok(Found::Ours) => Ok(()),
+                        // Ours and not whole: the name is not somebody else's.
+                        Ok(Found::OursButWrong(_)) if source.complete_size().is_some() => {
+                            confirm(store, key, source, meta).await
+                        }
                         Ok(_) => Err(error),
                         Err(asking) => Err(asking.unknown_if(true)),
                     }

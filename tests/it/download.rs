@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use recording_gateway::domain::{ObjectKey, StoreKind};
 use reqwest::Response;
 use serde_json::Value;
 
@@ -328,5 +329,15 @@ async fn what_is_no_plain_file_is_neither_listed_nor_served() {
     assert!([200, 202].contains(&status), "{status}");
     assert_eq!(std::fs::read_to_string(&outside).unwrap(), "secret");
     drop(socket);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_that_goes_to_the_cloud_after_it_was_located_is_read_there() {
+    let cloud = FakeSupabase::start().await;
+    let (gateway, path, bytes) = with_one(Some(&cloud)).await;
+    let key = ObjectKey::parse(path.trim_start_matches("/recordings/")).unwrap();
+    let opened = gateway.services.open(&key, StoreKind::Local, None).await.unwrap();
+    assert_eq!(opened.object.size_bytes, bytes.len() as u64);
     gateway.stop().await;
 }

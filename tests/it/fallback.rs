@@ -476,3 +476,79 @@ async fn an_object_under_a_name_that_was_given_up_does_not_become_a_second_recor
     reaches_the_bucket(&gateway, &cloud, path, &bytes).await;
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_failed_after_all_leaves_nothing_in_the_bucket() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    // The cloud stores it and denies it, and then the disk cannot keep it either.
+    std::fs::write(gateway.recordings_dir().join("s"), "in the way").unwrap();
+    cloud.fault(Fault::StoredThenReset, uploads());
+    cloud.fault(Fault::internal_error(), Matcher::any());
+    let (status, answer) = gateway.upload("s", webm(300_000, 1)).await;
+    assert_eq!((status, &answer["code"]), (500, &"disk_failed".into()), "{answer}");
+    assert_eq!(cloud.keys(BUCKET).len(), 1, "it is there all the same");
+    cloud.clear_faults();
+    eventually("it is gone", async || cloud.keys(BUCKET).is_empty()).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_not_rename_gets_the_recording_there_all_the_same() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, PATIENT).await;
+    cloud.fault(Fault::policy_refusal(), Matcher::any().path("/object/move"));
+    let bytes = webm(6_000_000, 1);
+    let (pieces, form) = dripping_form();
+    pieces.send(bytes[..5_000_000].to_vec()).unwrap();
+    let form = form.text("recording_type", "scene");
+    let rest = async {
+        eventually("it is under way", async || cloud.open_uploads() > 0).await;
+        pieces.send(bytes[5_000_000..].to_vec()).unwrap();
+        drop(pieces);
+    };
+    let ((_, answer), ()) = tokio::join!(gateway.upload_form("s", form), rest);
+    assert_eq!(
+        (&answer["durability"], &answer["parked_reason"]),
+        (&"local".into(), &serde_json::Value::Null)
+    );
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_object_that_could_not_be_looked_at_is_replaced_later() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    cloud.fault(Fault::SaidStoredButShort(700), uploads());
+    cloud.fault(Fault::internal_error(), Matcher::any().method("GET").path("/object/info/"));
+    let bytes = webm(300_000, 1);
+    let (_, answer) = gateway.upload("s", bytes.clone()).await;
+    assert_eq!(answer["durability"], "local", "{answer}");
+    assert_eq!(cloud.keys(BUCKET).len(), 1, "a part of it is there");
+    cloud.clear_faults();
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_before_the_client_hangs_up_leaves_no_name_reserved() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, PATIENT).await;
+    let Fault::Status(refusal) = Fault::policy_refusal() else { panic!("a status") };
+    let refused = cloud.fault(Fault::EarlyStatus(refusal), uploads());
+    let (pieces, form) = dripping_form();
+    pieces.send(webm(3_000_000, 1)).unwrap();
+    let hung = async {
+        eventually("the cloud refused it", async || refused.hits() > 0 && cloud.open_uploads() == 0).await;
+        // The transfer has ended; the client goes on for a while.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    tokio::select! {
+        _ = gateway.upload_form("s", form) => panic!("nobody ended the form"),
+        () = hung => {}
+    }
+    drop(pieces);
+    gateway.settle().await;
+    gateway.stop().await;
+}

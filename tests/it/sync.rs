@@ -1,5 +1,7 @@
 //! What was kept here gets to the cloud: compared first, in order, once, and also what operators drop in.
 
+use std::time::Duration;
+
 use crate::support::cloud::{BUCKET, reaches_the_bucket, rows, seen_uploads, uploads};
 use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
 use crate::support::gateway::{Gateway, cloud_settings};
@@ -227,5 +229,23 @@ async fn a_sync_that_was_broken_off_by_a_stop_goes_on_after_it() {
     let gateway = gateway.restart().await;
     hole.remove();
     reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_grows_while_it_is_sent_does_not_go() {
+    let cloud = FakeSupabase::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("recordings/old/talk.webm");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, webm(300_000, 1)).unwrap();
+    aged(&file);
+    cloud.fault(Fault::Delay(Duration::from_secs(1)), uploads());
+    let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
+    eventually("its sync is under way", async || !seen_uploads(&cloud).is_empty()).await;
+    std::fs::write(&file, webm(400_000, 1)).unwrap();
+    eventually("it says why it stays", async || rows(&gateway, "old").await[0]["parked_reason"].is_string())
+        .await;
+    assert_eq!(std::fs::read(&file).unwrap().len(), 400_000, "what came later is not lost");
     gateway.stop().await;
 }

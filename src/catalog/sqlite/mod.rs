@@ -201,7 +201,24 @@ impl Catalog for SqliteCatalog {
             .bind(filename)
             .execute(&mut *tx)
             .await?;
-        if sync {
+        let deleted = sqlx::query(
+            "UPDATE tombstones SET pending_supabase = max(pending_supabase, $3), pending_local = 1
+             WHERE session_id = $1 AND filename = $2",
+        )
+        .bind(session)
+        .bind(filename)
+        .bind(recording.stores.supabase)
+        .execute(&mut *tx)
+        .await?;
+        if deleted.rows_affected() > 0 {
+            // Somebody deleted it between the name and the answer: that was the later word.
+            sqlx::query("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
+                .bind(session)
+                .bind(filename)
+                .execute(&mut *tx)
+                .await?;
+            add_job(&mut tx, "delete", session, filename).await?;
+        } else if sync {
             add_job(&mut tx, "sync", session, filename).await?;
         }
         if let Some((request, answered)) = answer {
@@ -227,10 +244,14 @@ impl Catalog for SqliteCatalog {
                 "SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2
                  UNION ALL SELECT 1 FROM tombstones WHERE session_id = $1 AND filename = $2
                  UNION ALL SELECT 1 FROM reservations WHERE session_id = $1 AND filename = $2
+                 UNION ALL SELECT 1 FROM session_tombstones WHERE session_id = $1 AND $3 AND deleted_at >= $4
                  LIMIT 1",
             )
             .bind(session)
             .bind(filename)
+            // What the bucket held of a session when it was deleted goes with it.
+            .bind(recording.stores.supabase)
+            .bind(micros(recording.uploaded_at))
             .fetch_optional(&mut *tx)
             .await?;
             if known.is_none() {

@@ -14,8 +14,10 @@ use crate::storage::tiered::{PrimaryError, Waiting};
 /// How often a cloud that failed is tried again while the client still sends.
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(500);
 
-/// A running transfer to the cloud. It ends by itself when its source is abandoned.
+/// A running transfer to the cloud. It ends by itself when its source is abandoned; dropped unawaited, it gives its
+/// name back.
 pub(super) struct CloudLeg {
+    services: Services,
     task: Option<JoinHandle<Arrived>>,
     /// What travels with the bytes.
     pub(super) meta: ObjectMeta,
@@ -41,7 +43,7 @@ impl CloudLeg {
         meta: ObjectMeta,
     ) -> Self {
         let task = run(services.clone(), session, stem.clone(), source, known_size, meta.clone());
-        Self { task: Some(services.tasks.spawn(task)), meta, stem }
+        Self { services: services.clone(), task: Some(services.tasks.spawn(task)), meta, stem }
     }
 
     /// Waits for the end of the transfer.
@@ -53,6 +55,21 @@ impl CloudLeg {
             }),
             None => Arrived { name: Err(ServiceError::Unexpected), result: Err(PrimaryError::NotConfigured) },
         }
+    }
+}
+
+impl Drop for CloudLeg {
+    fn drop(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        // The upload came to nothing. The transfer may have ended before that, so only here is it known that nobody
+        // wants its name.
+        let catalog = self.services.catalog.clone();
+        self.services.tasks.spawn(async move {
+            let Ok(Arrived { name: Ok((key, _)), .. }) = task.await else { return };
+            if let Err(error) = catalog.release(&key).await {
+                tracing::debug!(object.key = %key, error = %crate::storage::chain(&error), "a name stays reserved until the next start");
+            }
+        });
     }
 }
 
@@ -82,12 +99,7 @@ async fn run(
             let _ = tokio::time::timeout(TRY_AGAIN_EVERY, source.completed()).await;
             result = put().await;
         }
-        if source.is_abandoned() {
-            // The upload came to nothing and nobody waits for this: give the name back here.
-            if let Err(error) = services.catalog.release(&key).await {
-                tracing::debug!(object.key = %key, error = %crate::storage::chain(&error), "a name stays reserved until the next start");
-            }
-        } else if result.as_ref().is_err_and(PrimaryError::name_is_taken) {
+        if !source.is_abandoned() && result.as_ref().is_err_and(PrimaryError::name_is_taken) {
             tracing::info!(object.key = %key, "the bucket has another object of this name; taking the next one");
             let _ = services.catalog.release(&key).await;
             next = n + 1;

@@ -19,10 +19,10 @@ use self::cloud::CloudLeg;
 use super::{ServiceError, Services};
 use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
-use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId};
+use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId, StoreKind, StoreSet};
 use crate::runtime::metrics;
 use crate::spool::SpoolWriter;
-use crate::storage::ObjectMeta;
+use crate::storage::{ObjectMeta, chain};
 
 /// What a request says about its upload before the first byte.
 #[derive(Clone, Debug, Default)]
@@ -165,6 +165,24 @@ impl Services {
     }
 }
 
+impl Services {
+    /// Removes an object that belongs to no recording. One that is not there, or cannot be removed now, may still
+    /// come: a tombstone hides it then, and it is removed when it is found.
+    async fn remove_stray(&self, key: &ObjectKey) {
+        match self.stores.delete_primary(key).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(object.key = %key, error = %chain(&error), "an object that belongs to no recording is still to be removed from the bucket");
+            }
+        }
+        if let Err(error) = self.catalog.entomb(key, StoreSet::only(StoreKind::Supabase)).await {
+            tracing::error!(object.key = %key, error = %chain(&error), "it stays there");
+        }
+        self.bell.notify_one();
+    }
+}
+
 /// What a form may have beside the file: delimiters, part headers, text fields.
 const FORM_OVERHEAD_BYTES: u64 = 64 << 10;
 
@@ -222,25 +240,18 @@ impl Drop for Leftovers {
         }
         let services = self.services.clone();
         self.services.tasks.spawn(async move {
-            if let Some(key) = object
-                && let Err(error) = services.stores.delete_primary(&key).await
-            {
-                tracing::warn!(object.key = %key, error = %crate::storage::chain(&error), "an object that belongs to no recording is still to be removed from the bucket");
-                let cloud = crate::domain::StoreSet::only(crate::domain::StoreKind::Supabase);
-                if let Err(error) = services.catalog.entomb(&key, cloud).await {
-                    tracing::error!(object.key = %key, error = %crate::storage::chain(&error), "it stays there");
-                }
-                services.bell.notify_one();
+            if let Some(key) = object {
+                services.remove_stray(&key).await;
             }
             for key in names {
                 if let Err(error) = services.catalog.release(&key).await {
-                    tracing::warn!(object.key = %key, error = %crate::storage::chain(&error), "a name stays reserved until the next start");
+                    tracing::warn!(object.key = %key, error = %chain(&error), "a name stays reserved until the next start");
                 }
             }
             if let Some(request) = request
                 && let Err(error) = services.catalog.forget_request(&request).await
             {
-                tracing::warn!(error = %crate::storage::chain(&error), "an idempotency key stays taken until the next start");
+                tracing::warn!(error = %chain(&error), "an idempotency key stays taken until the next start");
             }
         });
     }

@@ -120,24 +120,17 @@ impl Complete {
         let arrived = leg.arrived().await;
         let (key, _) = arrived.name?;
         self.leftovers.names.push(key.clone());
+        // Also what may have arrived: if the recording gets another name or none, it belongs to nobody.
+        if arrived.result.as_ref().err().is_none_or(|error| error.outcome() == Outcome::Unknown) {
+            self.leftovers.object = Some(key.clone());
+        }
         if likely == self.stem {
-            if arrived.result.is_ok() {
-                self.leftovers.object = Some(key.clone());
-            }
             return Ok((Some(key), arrived.result));
         }
         // The recording type came after the file and is another: the name changes.
         match arrived.result {
-            Ok(()) => {
-                self.leftovers.object = Some(key.clone());
-                self.rename_in_cloud(key).await
-            }
-            Err(error) => {
-                if error.outcome() == Outcome::Unknown {
-                    self.leftovers.object = Some(key);
-                }
-                Ok((None, Err(error)))
-            }
+            Ok(()) => self.rename_in_cloud(key).await,
+            Err(error) => Ok((None, Err(error))),
         }
     }
 
@@ -154,8 +147,9 @@ impl Complete {
                     return Ok((Some(to), Ok(())));
                 }
                 Err(error) if error.name_is_taken() => next = n + 1,
-                // The object under the likely name is removed as a leftover when the disk has the recording.
-                Err(error) => return Ok((Some(to), Err(error))),
+                // The object under the likely name is removed as a leftover when the disk has the recording. That it may
+                // not be renamed says nothing of sending it under the right name, so this must not park it.
+                Err(error) => return Ok((Some(to), Err(PrimaryError::LeftAlone { cause: chain(&error) }))),
             }
         }
     }

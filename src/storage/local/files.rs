@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
@@ -21,13 +22,16 @@ const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLO
 pub(super) struct Files {
     root: PathBuf,
     handle: OwnedFd,
+    /// Held while session directories come and go: one that is found has been made durable by who made it, and does
+    /// not go before it is open.
+    dirs: Mutex<()>,
 }
 
 impl Files {
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
         let handle =
             rustix::fs::open(&root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root, handle })
+        Ok(Self { root, handle, dirs: Mutex::default() })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -39,6 +43,7 @@ impl Files {
     }
 
     fn make_session_dir(&self, session: &SessionId) -> io::Result<OwnedFd> {
+        let _dirs = self.dirs.lock().unwrap_or_else(|e| e.into_inner());
         match rustix::fs::mkdirat(&self.handle, session.as_str(), Mode::from_raw_mode(0o755)) {
             Ok(()) => rustix::fs::fsync(&self.handle)?,
             Err(Errno::EXIST) => {}
@@ -138,6 +143,7 @@ impl Files {
             return Ok(false);
         }
         rustix::fs::fsync(&dir)?;
+        let _dirs = self.dirs.lock().unwrap_or_else(|e| e.into_inner());
         // Fails while other recordings are left.
         if rustix::fs::unlinkat(&self.handle, key.session.as_str(), AtFlags::REMOVEDIR).is_ok() {
             rustix::fs::fsync(&self.handle)?;

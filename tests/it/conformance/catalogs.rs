@@ -231,6 +231,38 @@ async fn sessions_are_deleted_until_the_cloud_was_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_rebuild_found_before_its_session_was_deleted_is_not_adopted_after_it() {
+    let place = Place::new();
+    let catalog = place.open().await;
+    catalog.entomb_session(&session("s")).await.unwrap();
+    let key = |text| ObjectKey::parse(text).unwrap();
+    let old = recording(&key("s/old.webm"), StoreKind::Supabase);
+    let new = Recording {
+        uploaded_at: OffsetDateTime::now_utc() + time::Duration::hours(1),
+        ..recording(&key("s/new.webm"), StoreKind::Supabase)
+    };
+    let here = recording(&key("s/here.webm"), StoreKind::Local);
+    let other = recording(&key("t/old.webm"), StoreKind::Supabase);
+    assert_eq!(catalog.adopt(&[old.clone(), new, here, other], false).await.unwrap(), 3);
+    assert_eq!(catalog.get(&old.key).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_deleted_before_its_upload_was_answered_stays_deleted() {
+    let place = Place::new();
+    let catalog = place.open().await;
+    let key = ObjectKey::parse("s/a.webm").unwrap();
+    catalog.entomb(&key, StoreSet::default()).await.unwrap();
+    catalog.confirm_deleted(&key, StoreKind::Supabase).await.unwrap();
+    assert_eq!(catalog.counts().await.unwrap().jobs, 0);
+    catalog.commit(&recording(&key, StoreKind::Local), true, None).await.unwrap();
+    assert_eq!(catalog.get(&key).await.unwrap(), None, "no row beside the tombstone");
+    assert_eq!(catalog.tombstone(&key).await.unwrap().unwrap().pending, StoreSet::only(StoreKind::Local));
+    assert_eq!(claim(&catalog).await.unwrap().kind, JobKind::Delete(key), "its bytes go too");
+    assert_eq!(claim(&catalog).await, None, "and are not sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_keyed_request_is_answered_once() {
     let place = Place::new();
     let catalog = place.open().await;
