@@ -96,6 +96,12 @@ impl Services {
 
     /// Everything in the scope. Safe to drop.
     pub async fn merged(&self, scope: &ListScope) -> Result<Merged, ServiceError> {
+        let merged = self.merged_once(scope).await?;
+        // A sync that moved it from the disk to the cloud while both were listed is no loss: the second look tells.
+        if merged.rows.iter().any(|row| row.missing) { self.merged_once(scope).await } else { Ok(merged) }
+    }
+
+    async fn merged_once(&self, scope: &ListScope) -> Result<Merged, ServiceError> {
         let mut view = self.catalog.view(scope).await?;
         // Uploads that were not answered yet: their objects may still get another name, or go.
         view.deleted.keys.extend(view.reserved);
@@ -109,6 +115,11 @@ impl Services {
     /// # Errors
     /// [`ServiceError::Cloud`] if nobody here knows it and the cloud could not be asked.
     pub async fn find(&self, key: &ObjectKey) -> Result<Listed, ServiceError> {
+        let found = self.find_once(key).await?;
+        if found.missing { self.find_once(key).await } else { Ok(found) }
+    }
+
+    async fn find_once(&self, key: &ObjectKey) -> Result<Listed, ServiceError> {
         if self.catalog.tombstone(key).await?.is_some() {
             return Err(ServiceError::NotFound);
         }

@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tempfile::TempPath;
 use tokio::sync::{Semaphore, watch};
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     /// Removes the file when the last holder goes, unless it was taken for the hand-over.
     pub(crate) path: Mutex<Option<TempPath>>,
     pub(crate) progress: watch::Sender<Progress>,
+    /// When a follower was last given bytes.
+    pub(crate) followed_at: Mutex<Option<Instant>>,
     pub(crate) blocks: BlockPool,
 }
 
@@ -106,7 +109,13 @@ impl Spool {
     pub fn create(&self) -> Result<SpoolWriter, SpoolError> {
         let (file, path) = self.new_file()?;
         let progress = watch::Sender::new(Progress { written: 0, end: End::Growing });
-        let shared = Shared { file, path: Mutex::new(Some(path)), progress, blocks: self.blocks.clone() };
+        let shared = Shared {
+            file,
+            path: Mutex::new(Some(path)),
+            progress,
+            followed_at: Mutex::default(),
+            blocks: self.blocks.clone(),
+        };
         Ok(SpoolWriter::new(Arc::new(shared), self.gate.clone()))
     }
 

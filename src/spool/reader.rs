@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
@@ -28,7 +29,8 @@ impl SpoolReader {
     /// A finished file of `size_bytes` that is not the spool's own: it is read, never removed.
     pub fn of_file(file: File, size_bytes: u64, blocks: BlockPool) -> Self {
         let progress = watch::Sender::new(Progress { written: size_bytes, end: End::Complete });
-        Self::new(Arc::new(Shared { file, path: Mutex::new(None), progress, blocks }))
+        let (path, followed_at) = (Mutex::new(None), Mutex::default());
+        Self::new(Arc::new(Shared { file, path, progress, followed_at, blocks }))
     }
 
     /// Bytes that can be read now.
@@ -55,6 +57,12 @@ impl SpoolReader {
     /// Whether the writer gave up.
     pub fn is_abandoned(&self) -> bool {
         self.shared.progress.borrow().end == End::Abandoned
+    }
+
+    /// Whether a follower was given bytes within the last `time`: then whoever it feeds is slow, not dead.
+    pub fn is_followed(&self, time: Duration) -> bool {
+        let followed_at = self.shared.followed_at.lock().unwrap_or_else(|e| e.into_inner());
+        followed_at.is_some_and(|at| at.elapsed() <= time)
     }
 
     /// A stream of all bytes from the first one, waiting for the writer where it is ahead of it.
@@ -144,6 +152,7 @@ impl Following {
         let read = read.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         if let Ok(bytes) = &read {
             self.position.store(at + bytes.len() as u64, Ordering::Relaxed);
+            *self.shared.followed_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
         }
         Some((read.map_err(SpoolError::from), self))
     }

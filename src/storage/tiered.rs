@@ -15,6 +15,9 @@ use crate::domain::merge::StoredObject;
 use crate::domain::{ObjectKey, StoreKind};
 use crate::spool::SpoolReader;
 
+/// A transfer whose last block left longer ago is not moving.
+const STILL_MOVING: Duration = Duration::from_secs(1);
+
 /// The two stores.
 pub struct TieredStore {
     primary: Option<Primary>,
@@ -253,7 +256,10 @@ impl TieredStore {
                 Over::Patience => {
                     let detail = format!("was not done {:?} after the last byte", primary.patience);
                     let error = StorageError::certain(store.kind(), Kind::Timeout, detail).unknown_if(true);
-                    failed(&primary.writes, &error);
+                    // Bytes that still move say that the line is slow for this recording, not that the cloud is away.
+                    if !source.is_followed(STILL_MOVING) {
+                        failed(&primary.writes, &error);
+                    }
                     error
                 }
                 Over::Abandoned => StorageError::certain(store.kind(), Kind::SourceGone, "the upload was abandoned"),

@@ -95,7 +95,7 @@ fn nothing_at_all_is_a_working_local_gateway() {
     assert_eq!(config.uploads.seal_after, Duration::from_secs(120));
     assert_eq!(config.uploads.idempotency_ttl, Duration::from_secs(24 * 3600));
     assert_eq!(config.sync.interval, Duration::from_secs(30));
-    assert_eq!((config.sync.keep_local, config.sync.verify), (false, SyncVerify::Size));
+    assert_eq!((config.sync.keep_local, config.sync.verify), (false, SyncVerify::Etag));
     assert_eq!(config.download.via, DownloadVia::Redirect);
     assert_eq!(config.log.level, "info");
 

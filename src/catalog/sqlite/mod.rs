@@ -538,12 +538,23 @@ impl Catalog for SqliteCatalog {
     }
 
     async fn complete_job(&self, job: &Job) -> Result<()> {
-        sqlx::query("DELETE FROM jobs WHERE id = $1 AND attempts = $2")
+        let mut tx = self.begin().await?;
+        // A deletion that was asked for again meanwhile goes on.
+        sqlx::query(
+            "UPDATE jobs SET leased_until = 0 WHERE id = $1 AND attempts = $2 AND kind = 'delete' AND EXISTS
+                 (SELECT 1 FROM tombstones t WHERE t.session_id = jobs.session_id AND t.filename = jobs.filename
+                  AND (pending_supabase = 1 OR pending_local = 1))",
+        )
+        .bind(&job.id)
+        .bind(job.attempt)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("DELETE FROM jobs WHERE id = $1 AND attempts = $2 AND leased_until > 0")
             .bind(&job.id)
             .bind(job.attempt)
-            .execute(&self.write)
+            .execute(&mut *tx)
             .await?;
-        Ok(())
+        Ok(tx.commit().await?)
     }
 
     async fn postpone_job(&self, job: &Job, run_at_us: i64, error: &str) -> Result<()> {

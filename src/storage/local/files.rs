@@ -187,6 +187,9 @@ impl Files {
                     Ok(found) => objects.extend(found),
                     // A plain file or a link among the sessions.
                     Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        tracing::warn!(session.id = %session, "left out of the listing: this user may not read it");
+                    }
                     Err(error) => return Err(error),
                 }
             }
