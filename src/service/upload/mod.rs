@@ -222,15 +222,8 @@ impl Drop for Leftovers {
         }
         let services = self.services.clone();
         self.services.tasks.spawn(async move {
-            if let Some(key) = object
-                && let Err(error) = services.stores.delete_primary(&key).await
-            {
-                tracing::warn!(object.key = %key, error = %crate::storage::chain(&error), "an object that belongs to no recording is still to be removed from the bucket");
-                let cloud = crate::domain::StoreSet::only(crate::domain::StoreKind::Supabase);
-                if let Err(error) = services.catalog.entomb(&key, cloud).await {
-                    tracing::error!(object.key = %key, error = %crate::storage::chain(&error), "it stays there");
-                }
-                services.bell.notify_one();
+            if let Some(key) = object {
+                services.remove_stray(&key).await;
             }
             for key in names {
                 if let Err(error) = services.catalog.release(&key).await {
