@@ -243,14 +243,16 @@ pub async fn serve(loaded: Loaded) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends at SIGTERM or SIGINT. Signals are caught from the moment this returns.
+/// Ends at SIGTERM, SIGINT or SIGHUP (the terminal was closed). Signals are caught from the moment this returns.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
         }
     })
 }

@@ -4,7 +4,8 @@
 //! Rules:
 //! - a deleted name is never shown, whoever still lists it;
 //! - one name is one row, with the stores that really hold it; with a row in the catalogue a copy counts only if it
-//!   has the row's size (a short object in the bucket is no copy);
+//!   has the row's size (a short object in the bucket is no copy), and beside a store that the row names only if it
+//!   carries the row's upload id (a file of the same size may be another recording's);
 //! - a store that could not be asked is believed to hold what the catalogue says it holds;
 //! - a row whose bytes no store has is shown as missing, not dropped: a listing that hides a loss is a lie.
 
@@ -133,15 +134,23 @@ fn known(
     local: Option<StoredObject>,
     cloud_asked: bool,
 ) -> Listed {
-    let is_copy =
-        |object: &Option<StoredObject>| object.as_ref().is_some_and(|o| o.size_bytes == row.size_bytes);
-    let stores = StoreSet {
+    let sized = |object: Option<&StoredObject>| object.is_some_and(|o| o.size_bytes == row.size_bytes);
+    let is_ours =
+        |o: &StoredObject| !row.upload_id.is_empty() && o.upload_id.as_ref() == Some(&row.upload_id);
+    let sized_supabase = row.parked_reason.is_none() && sized(supabase.as_ref());
+    let confirmed = StoreSet {
         // What the cloud would not take is not there: an object of that name is somebody else's.
         supabase: match cloud_asked {
-            true => row.parked_reason.is_none() && is_copy(&supabase),
+            true => sized_supabase && (row.stores.supabase || supabase.as_ref().is_some_and(is_ours)),
             false => row.stores.supabase,
         },
-        local: is_copy(&local),
+        local: row.stores.local && sized(local.as_ref()),
+    };
+    // A copy in a store that never got this recording may be of an upload that a crash cut off before its answer.
+    // It is shown only when there is no other: an operator may have put it back.
+    let stores = match confirmed.is_empty() {
+        false => confirmed,
+        true => StoreSet { supabase: cloud_asked && sized_supabase, local: sized(local.as_ref()) },
     };
     let missing = stores.is_empty();
     if !missing {

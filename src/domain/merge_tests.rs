@@ -68,6 +68,26 @@ fn a_short_object_is_no_copy() {
 }
 
 #[test]
+fn a_copy_the_row_does_not_name_counts_by_its_upload_id_or_when_there_is_no_other() {
+    let (cloud, disk) = (StoreSet::only(StoreKind::Supabase), StoreSet::only(StoreKind::Local));
+    let stores = |row_in, supabase: Option<StoredObject>, local: Option<StoredObject>| {
+        let rows = merge(Sources {
+            recordings: vec![row(1, 5, 1, row_in)],
+            supabase: Some(supabase.into_iter().collect()),
+            local: local.into_iter().collect(),
+            ..Sources::default()
+        });
+        rows[0].recording.stores
+    };
+    let copy = || Some(object(1, 5, 1));
+    assert_eq!(stores(cloud, copy(), copy()), cloud, "a file of the same size may be another's");
+    assert_eq!(stores(disk, copy(), copy()), disk, "so may an object");
+    let ours = StoredObject { upload_id: Some("u".into()), ..object(1, 5, 1) };
+    assert_eq!(stores(disk, Some(ours), copy()), BOTH, "a push whose answer was lost");
+    assert_eq!(stores(cloud, None, copy()), disk, "put back by an operator");
+}
+
+#[test]
 fn a_cloud_that_cannot_be_asked_is_believed() {
     let rows = merge(Sources {
         recordings: vec![row(1, 5, 1, StoreSet::only(StoreKind::Supabase))],

@@ -97,6 +97,19 @@ impl Services {
         Ok(deletion)
     }
 
+    /// Removes an object that no recording names, sent by an upload that got another name or came to nothing. The
+    /// tombstone comes first here too, and stays: a push whose outcome is unknown may land after the bucket confirmed
+    /// that it has nothing.
+    pub(super) async fn remove_stray(&self, key: &ObjectKey) {
+        let cloud = StoreSet::only(StoreKind::Supabase);
+        if let Err(error) = self.catalog.entomb(key, cloud).await {
+            tracing::error!(object.key = %key, error = %chain(&error), "an object that belongs to no recording may stay in the bucket");
+        }
+        if let Err(error) = self.finish_deletion(key, cloud).await {
+            tracing::warn!(object.key = %key, error = %chain(&error), "the removal of an object could not be noted; it is tried again");
+        }
+    }
+
     /// Deletes every recording of a session. Runs detached.
     ///
     /// # Errors

@@ -16,8 +16,10 @@ impl Services {
         if self.catalog.tombstone(key).await?.is_some() {
             return Err(ServiceError::NotFound);
         }
-        // With a row and a file there is no need to ask the cloud.
+        // With a row that names this disk and a file there is no need to ask the cloud. A file that the row does not
+        // name may be another's: left by a crash before its upload was answered, or dropped there.
         if let Some(recording) = self.catalog.get(key).await?
+            && recording.stores.local
             && let Some(file) = self.stores.fallback().head(key).await?
             && file.size_bytes == recording.size_bytes
         {

@@ -39,6 +39,26 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
+/// What a crash between the rename and the catalogue can leave: a file under a name that the next upload gets too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_the_same_name_and_size_never_stands_in_for_a_recording_in_the_cloud() {
+    let cloud = FakeSupabase::start().await;
+    let (gateway, path, bytes) = with_one(Some(&cloud)).await;
+    let file_path = path.strip_prefix("/recordings/").unwrap();
+    let file = gateway.recordings_dir().join(file_path);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, webm(SIZE, 77)).unwrap();
+
+    assert!(gateway.bytes(file_path).await == bytes, "the bytes of another recording are served");
+    let info = gateway.get_json(&path).await;
+    assert_eq!(info["stores"], serde_json::json!(["supabase"]));
+    let list = gateway.get_json("/recordings/s/list").await;
+    assert_eq!(list["recordings"][0]["stores"], serde_json::json!(["supabase"]));
+
+    assert_eq!(gateway.delete(&path).await.0, 200);
+    assert!(!file.exists(), "nothing of that name stays");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_give_exactly_the_bytes_that_were_asked_for() {
     let cloud = FakeSupabase::start().await;

@@ -552,3 +552,37 @@ async fn a_refusal_before_the_client_hangs_up_leaves_no_name_reserved() {
     gateway.settle().await;
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_lands_late_under_a_name_that_was_given_up_is_not_shown() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("supabase.patience", "300ms")]).await;
+    let bytes = webm(6_000_000, 1);
+    let hang = cloud.fault(Fault::ReadThenHang, uploads());
+    let (pieces, form) = dripping_form();
+    pieces.send(bytes[..5_000_000].to_vec()).unwrap();
+    let form = form.text("recording_type", "scene");
+    let rest = async {
+        let everything = recording_gateway::storage::ListScope::Everything;
+        eventually("it is under way", async || {
+            !gateway.services.catalog.view(&everything).await.unwrap().reserved.is_empty()
+        })
+        .await;
+        pieces.send(bytes[5_000_000..].to_vec()).unwrap();
+        drop(pieces);
+    };
+    let ((_, answer), ()) = tokio::join!(gateway.upload_form("s", form), rest);
+    assert_eq!(answer["durability"], "local", "{answer}");
+    gateway.settle().await;
+    let path = answer["file_path"].as_str().unwrap();
+    let given_up = path.replace("scene_recording", "session_recording");
+    // The bucket was asked and had nothing; what hung in it lands now.
+    cloud.put_object(BUCKET, &given_up, &bytes, "video/webm");
+    hang.remove();
+    reaches_the_bucket_beside(&gateway, &cloud, path, &given_up).await;
+    assert_eq!(rows(&gateway, "s").await.len(), 1, "the same recording twice");
+    gateway.delete(&format!("/recordings/{path}")).await;
+    assert!(rows(&gateway, "s").await.is_empty(), "what was deleted came back under another name");
+    assert_eq!(gateway.get(&format!("/recordings/{given_up}")).await.status(), 404);
+    gateway.stop().await;
+}

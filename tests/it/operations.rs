@@ -242,6 +242,31 @@ async fn a_stop_lets_running_uploads_finish_and_takes_no_new_ones() {
     running.closed().await;
 }
 
+/// HUP comes when the terminal it was started from is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_polite_signal_lets_a_running_upload_finish() {
+    for signal in ["TERM", "INT", "HUP"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut process = Process::start(dir.path(), &[]);
+        let mut client = RawClient::connect(&process.url).await;
+        let body = RawForm::new().file(webm(1000, 1)).end();
+        client.send(upload_head("s", &format!("Content-Length: {}\r\n", body.len()))).await;
+        client.send(&body[..900]).await;
+        eventually("the upload runs", async || {
+            std::fs::read_dir(dir.path().join("recordings/.spool")).unwrap().count() == 1
+        })
+        .await;
+        process.signal(signal);
+        eventually("it takes no more connections", async || {
+            tokio::net::TcpStream::connect(process.url.trim_start_matches("http://")).await.is_err()
+        })
+        .await;
+        client.send(&body[900..]).await;
+        assert_eq!(client.answer().await.status, 200, "{signal}");
+        assert_eq!(within("the stop", process.ended()).await, Some(0), "{signal}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_no_longer_than_the_grace() {
     let dir = tempfile::tempdir().unwrap();
