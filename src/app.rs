@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
+use time::OffsetDateTime;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Semaphore, watch};
 
+use crate::catalog::Work;
 use crate::catalog::sqlite::SqliteCatalog;
 use crate::cli::check::CheckLine;
 use crate::config::{Config, DownloadVia, Loaded, SyncVerify};
@@ -79,7 +81,7 @@ impl App {
             stores: Arc::new(stores(config, local)?),
             spool,
             tasks: Tasks::default(),
-            bell: Arc::new(Notify::new()),
+            bell: watch::Sender::new(()),
             rules: Arc::new(rules(config)?),
             upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
         };
@@ -111,7 +113,9 @@ impl App {
     /// Serves until the services' tasks are told to stop, then finishes what runs.
     pub async fn run(self) {
         let (tasks, interval) = (self.services.tasks.clone(), self.interval);
-        tasks.spawn(jobs::run_jobs(self.services.clone(), interval));
+        for work in [Work::All, Work::Deletions] {
+            tasks.spawn(jobs::run_jobs(self.services.clone(), interval, work));
+        }
         tasks.spawn(jobs::run_upkeep(self.services.clone(), interval));
         tasks.spawn(jobs::look_around(self.services.clone(), interval, self.new_catalogue));
         let stopping = tasks.stopping().clone();
@@ -188,6 +192,7 @@ fn rules(config: &Config) -> anyhow::Result<Rules> {
             .map_err(|error| anyhow::anyhow!("uploads.allowed_types: {error}"))?,
         min_free_bytes: config.storage.min_free,
         node: config.server.node.clone(),
+        names_from: OffsetDateTime::now_utc() + Duration::from_secs(1),
         bucket: config.supabase.bucket.clone(),
         keep_local: config.sync.keep_local,
         verify: match config.sync.verify {

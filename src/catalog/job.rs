@@ -35,6 +35,15 @@ impl JobKind {
     }
 }
 
+/// Which jobs a worker takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Work {
+    /// Any.
+    All,
+    /// Only deletions: they are short, and nobody wants them to wait for a recording that takes hours.
+    Deletions,
+}
+
 /// A job as claimed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Job {

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
-pub use self::job::{Job, JobKind};
+pub use self::job::{Job, JobKind, Work};
 use crate::domain::merge::Deleted;
 use crate::domain::{
     ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet,
@@ -138,8 +138,9 @@ pub trait Catalog: Send + Sync {
 
     /// Everything in the scope.
     async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
-    /// Leaves a sync job for every recording that only the local disk has, is not parked, and has none.
-    async fn queue_unsynced(&self) -> Result<(), CatalogError>;
+    /// Leaves a sync job for every recording that only the local disk has, is not parked, and has none; with
+    /// `in_both` also for those that the cloud has too, whose local copy is to go.
+    async fn queue_unsynced(&self, in_both: bool) -> Result<(), CatalogError>;
 
     /// Notes where the copies are now, and their digest. `false` if there is no such recording any more: then it was deleted
     /// meanwhile, and whoever just made a copy has to remove it.
@@ -183,8 +184,8 @@ pub trait Catalog: Send + Sync {
     /// Forgets answers given before `older_than_us`.
     async fn expire_requests(&self, older_than_us: i64) -> Result<(), CatalogError>;
 
-    /// Takes the oldest job that is due and leases it for `lease_us`: nobody else gets it before that is over.
-    async fn claim_job(&self, now_us: i64, lease_us: i64) -> Result<Option<Job>, CatalogError>;
+    /// Takes the oldest job that is due, deletions before syncs, and leases it for `lease_us`: nobody else gets it before that is over.
+    async fn claim_job(&self, now_us: i64, lease_us: i64, work: Work) -> Result<Option<Job>, CatalogError>;
 
     /// The job is done. Does nothing if its lease was lost meanwhile.
     async fn complete_job(&self, job: &Job) -> Result<(), CatalogError>;

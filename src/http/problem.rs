@@ -178,7 +178,7 @@ impl From<ServiceError> for Problem {
             ServiceError::StorageFull => problem(
                 S::INSUFFICIENT_STORAGE,
                 "storage_full",
-                "The gateway's disk is full; keep the recording and send it again when its operator made room.",
+                "The gateway's disk is full and nothing was changed; try again when its operator made room, and keep the recording until then.",
             )
             .retry_after(60),
             ServiceError::Busy => problem(

@@ -1,11 +1,11 @@
-//! Takes jobs one after the other, oldest first, and puts back what did not work. It wakes when the bell rings, when
-//! a job is due, and every `interval` in any case.
+//! Takes jobs one after the other, deletions first, then the oldest, and puts back what did not work. It wakes when the
+//! bell rings, when a job is due, and every `interval` in any case.
 
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::catalog::Job;
+use crate::catalog::{Job, Work};
 use crate::runtime::metrics;
 use crate::service::Services;
 use crate::service::sync::Tried;
@@ -18,12 +18,13 @@ const LEASE: Duration = Duration::from_secs(3600);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// Runs until the process stops.
-pub async fn run_jobs(services: Services, interval: Duration) {
+pub async fn run_jobs(services: Services, interval: Duration, work: Work) {
     let stopping = services.tasks.stopping().clone();
+    let mut rings = services.bell.subscribe();
     loop {
         while !stopping.is_cancelled() {
             let now = micros(OffsetDateTime::now_utc());
-            match services.catalog.claim_job(now, micros_of(LEASE)).await {
+            match services.catalog.claim_job(now, micros_of(LEASE), work).await {
                 Ok(Some(job)) => {
                     tokio::select! {
                         () = run_one(&services, &job, interval) => {}
@@ -41,7 +42,7 @@ pub async fn run_jobs(services: Services, interval: Duration) {
             }
         }
         tokio::select! {
-            () = services.bell.notified() => {}
+            _ = rings.changed() => {}
             () = tokio::time::sleep(interval) => {}
             () = stopping.cancelled() => return,
         }

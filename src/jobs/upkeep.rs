@@ -53,7 +53,7 @@ pub async fn run_upkeep(services: Services, interval: Duration) {
 async fn hurry(services: &Services) {
     let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
     match services.catalog.hurry_jobs(now).await {
-        Ok(()) => services.bell.notify_one(),
+        Ok(()) => services.bell.send_replace(()),
         Err(error) => tracing::warn!(error = %chain(&error), "what waits for the cloud waits its time"),
     }
 }
@@ -66,7 +66,7 @@ pub async fn look_around(services: Services, interval: Duration, new_catalogue: 
     let mut last_purge: Option<Instant> = None;
     let mut cloud_to_do = new_catalogue && services.stores.has_primary();
     if services.stores.has_primary()
-        && let Err(error) = services.catalog.queue_unsynced().await
+        && let Err(error) = services.catalog.queue_unsynced(!services.rules.keep_local).await
     {
         tracing::warn!(error = %chain(&error), "what waits for the cloud could not be queued");
     }

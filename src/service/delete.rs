@@ -92,7 +92,7 @@ impl Services {
             }
         }
         if !deletion.pending.is_empty() {
-            self.bell.notify_one();
+            self.bell.send_replace(());
         }
         Ok(deletion)
     }

@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use time::OffsetDateTime;
+use tokio::sync::watch;
 
 pub use self::error::ServiceError;
 use crate::catalog::Catalog;
@@ -38,7 +39,7 @@ pub struct Services {
     /// Tasks that outlive their request.
     pub tasks: Tasks,
     /// Rung when there is new work for the background.
-    pub bell: Arc<Notify>,
+    pub bell: watch::Sender<()>,
     /// What the configuration lays down.
     pub rules: Arc<Rules>,
     /// Uploads that may run at once.
@@ -58,6 +59,9 @@ pub struct Rules {
     pub min_free_bytes: u64,
     /// Goes into file names; empty for none.
     pub node: String,
+    /// Earliest time that goes into a name: the second after the start. A crash may have left a file or object under a
+    /// name of the second it happened in, of which nobody knows.
+    pub names_from: OffsetDateTime,
     /// The bucket's name, as answers show it.
     pub bucket: String,
     /// Whether a local copy stays after the cloud has one.

@@ -64,7 +64,7 @@ impl Services {
                 && found.upload_id.is_some()
             {
                 self.catalog.entomb(&object.key, StoreSet::only(StoreKind::Supabase)).await?;
-                self.bell.notify_one();
+                self.bell.send_replace(());
             }
         }
         Ok(())
@@ -77,7 +77,7 @@ impl Services {
         let adopted = self.catalog.adopt(&unknown, self.stores.has_primary()).await?;
         if adopted > 0 {
             tracing::info!(adopted, "recordings that the catalogue did not know were taken in");
-            self.bell.notify_one();
+            self.bell.send_replace(());
         }
         Ok(adopted)
     }

@@ -59,7 +59,7 @@ impl Services {
             return Ok(Tried::Done);
         };
         if recording.stores.supabase {
-            return Ok(Tried::Done);
+            return self.let_local_go(&recording).await;
         }
         let tried = self.send_recording(&recording).await;
         if self.catalog.get(key).await.map_err(ServiceError::from)?.is_none() {
@@ -133,6 +133,18 @@ impl Services {
     /// What tells that the local file was written to: its size and time.
     async fn local_tag(&self, key: &ObjectKey) -> Result<Option<String>, ServiceError> {
         Ok(self.stores.fallback().head(key).await?.and_then(|object| object.etag))
+    }
+
+    /// Removes the local copy of a recording that the cloud has: the end of a sync that was interrupted.
+    async fn let_local_go(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
+        if self.rules.keep_local || !recording.stores.local {
+            return Ok(Tried::Done);
+        }
+        let source = self.stores.fallback().source(&recording.key).await.map_err(ServiceError::from)?;
+        let Some(source) = source else { return Ok(Tried::Done) };
+        let local = Digests::of(&source, self.rules.verify == Verify::Etag).await?;
+        let durability = self.compare_in_cloud(&recording.key, recording, &local).await?;
+        self.settle_synced(&recording.key, local.sha256, durability).await
     }
 
     async fn settle_synced(

@@ -586,3 +586,12 @@ async fn a_push_that_lands_late_under_a_name_that_was_given_up_is_not_shown() {
     assert_eq!(gateway.get(&format!("/recordings/{given_up}")).await.status(), 404);
     gateway.stop().await;
 }
+
+async fn reaches_the_bucket_beside(gateway: &Gateway, cloud: &FakeSupabase, path: &str, other: &str) {
+    eventually("it is in the bucket", async || {
+        let keys = cloud.keys(BUCKET);
+        keys.iter().any(|key| key == path) && keys.iter().any(|key| key == other)
+    })
+    .await;
+    assert_eq!(gateway.get(&format!("/recordings/{path}")).await.status(), 200);
+}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use recording_gateway::catalog::Work;
+
 use crate::support::cloud::{BUCKET, reaches_the_bucket, rows, seen_uploads, uploads};
 use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
 use crate::support::gateway::{Gateway, cloud_settings};
@@ -58,7 +60,7 @@ async fn a_long_outage_does_not_make_them_wait_long() {
         i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap()
     };
     eventually("the job is put off", async || {
-        match gateway.services.catalog.claim_job(in_minutes(10), 1).await.unwrap() {
+        match gateway.services.catalog.claim_job(in_minutes(10), 1, Work::All).await.unwrap() {
             Some(job) => {
                 assert_eq!(job.kind, recording_gateway::catalog::JobKind::Sync(key.clone()));
                 gateway.services.catalog.postpone_job(&job, in_minutes(10), "for the test").await.unwrap();

@@ -17,7 +17,18 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("catalog", &["domain", "storage::ListScope"]),
     ("service", &["domain", "runtime", "spool", "storage", "catalog"]),
     ("http", &["domain", "runtime", "service", "storage::breaker::State", "storage::chain"]),
-    ("jobs", &["domain", "runtime", "service", "catalog::Job", "storage::breaker::State", "storage::chain"]),
+    (
+        "jobs",
+        &[
+            "domain",
+            "runtime",
+            "service",
+            "catalog::Job",
+            "catalog::Work",
+            "storage::breaker::State",
+            "storage::chain",
+        ],
+    ),
     ("cli", &["app", "config", "http"]),
     (
         "app",

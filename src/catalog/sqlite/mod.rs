@@ -14,7 +14,9 @@ use sqlx::{Connection, Row, SqlSafeStr, Sqlite, SqlitePool, Transaction};
 use time::OffsetDateTime;
 
 use self::rows::{RECORDING_COLUMNS, micros, recording_of};
-use super::{Answered, Begun, Catalog, CatalogError, Counts, Job, JobKind, RequestKey, Tombstone, View};
+use super::{
+    Answered, Begun, Catalog, CatalogError, Counts, Job, JobKind, RequestKey, Tombstone, View, Work,
+};
 use crate::domain::merge::Deleted;
 use crate::domain::{
     ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet,
@@ -317,13 +319,14 @@ impl Catalog for SqliteCatalog {
         })
     }
 
-    async fn queue_unsynced(&self) -> Result<()> {
+    async fn queue_unsynced(&self, in_both: bool) -> Result<()> {
         let mut tx = self.begin().await?;
         let unsynced = sqlx::query(
-            "SELECT session_id, filename FROM recordings r WHERE in_supabase = 0 AND parked_reason IS NULL
+            "SELECT session_id, filename FROM recordings r WHERE (in_supabase = 0 OR ($1 AND in_local = 1)) AND parked_reason IS NULL
                  AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'sync' AND j.session_id = r.session_id
                                  AND j.filename = r.filename) ORDER BY uploaded_at",
         )
+        .bind(in_both)
         .fetch_all(&mut *tx)
         .await?;
         for row in &unsynced {
@@ -519,14 +522,16 @@ impl Catalog for SqliteCatalog {
         Ok(())
     }
 
-    async fn claim_job(&self, now_us: i64, lease_us: i64) -> Result<Option<Job>> {
+    async fn claim_job(&self, now_us: i64, lease_us: i64, work: Work) -> Result<Option<Job>> {
         let row = sqlx::query(
             "UPDATE jobs SET leased_until = $1 + $2, attempts = attempts + 1 WHERE id = (
-                 SELECT id FROM jobs WHERE run_at <= $1 AND leased_until <= $1 ORDER BY created_at, id LIMIT 1)
+                 SELECT id FROM jobs WHERE run_at <= $1 AND leased_until <= $1 AND ($3 OR kind <> 'sync')
+                 ORDER BY kind = 'sync', created_at, id LIMIT 1)
              RETURNING id, kind, session_id, filename, attempts",
         )
         .bind(now_us)
         .bind(lease_us)
+        .bind(work == Work::All)
         .fetch_optional(&self.write)
         .await?;
         let Some(row) = row else { return Ok(None) };

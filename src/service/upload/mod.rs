@@ -19,7 +19,7 @@ use self::cloud::CloudLeg;
 use super::{ServiceError, Services};
 use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
-use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId, StoreKind, StoreSet};
+use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId};
 use crate::runtime::metrics;
 use crate::spool::SpoolWriter;
 use crate::storage::{ObjectMeta, chain};
@@ -150,7 +150,7 @@ impl Services {
             kind: None,
             file: None,
             started: Instant::now(),
-            at: OffsetDateTime::now_utc(),
+            at: OffsetDateTime::now_utc().max(self.rules.names_from),
             leftovers,
             _slot: slot,
             _in_flight: InFlight,
@@ -162,24 +162,6 @@ impl Services {
         let stat = rustix::fs::statvfs(&self.rules.local_dir)
             .map_err(|error| ServiceError::Disk(std::io::Error::from(error).into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-}
-
-impl Services {
-    /// Removes an object that belongs to no recording. One that is not there, or cannot be removed now, may still
-    /// come: a tombstone hides it then, and it is removed when it is found.
-    async fn remove_stray(&self, key: &ObjectKey) {
-        match self.stores.delete_primary(key).await {
-            Ok(true) => return,
-            Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(object.key = %key, error = %chain(&error), "an object that belongs to no recording is still to be removed from the bucket");
-            }
-        }
-        if let Err(error) = self.catalog.entomb(key, StoreSet::only(StoreKind::Supabase)).await {
-            tracing::error!(object.key = %key, error = %chain(&error), "it stays there");
-        }
-        self.bell.notify_one();
     }
 }
 
@@ -384,7 +366,7 @@ impl Incoming {
         let outcome = receipt.as_ref().map_or("failed", |receipt| receipt.landed.metric());
         metrics::upload_ended(outcome, if receipt.is_ok() { size } else { 0 }, started.elapsed());
         if receipt.as_ref().is_ok_and(|r| matches!(r.landed, Landed::CloudUnavailable | Landed::Early)) {
-            services.bell.notify_one();
+            services.bell.send_replace(());
         }
         receipt
     }

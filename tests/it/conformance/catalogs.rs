@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use recording_gateway::catalog::sqlite::SqliteCatalog;
-use recording_gateway::catalog::{Answered, Begun, Catalog, CatalogError, Job, JobKind, RequestKey};
+use recording_gateway::catalog::{Answered, Begun, Catalog, CatalogError, Job, JobKind, RequestKey, Work};
 use recording_gateway::domain::{
     ContentDigest, Durability, NameStem, ObjectKey, Recording, RecordingType, SessionId, StoreKind, StoreSet,
 };
@@ -60,7 +60,7 @@ fn now() -> i64 {
 const HOUR: i64 = 3_600_000_000;
 
 async fn claim(catalog: &dyn Catalog) -> Option<Job> {
-    catalog.claim_job(now(), HOUR).await.unwrap()
+    catalog.claim_job(now(), HOUR, Work::All).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,7 +193,9 @@ async fn jobs_are_leased_to_one_at_a_time() {
     catalog.hurry_jobs(now() - 2_000_000).await.unwrap();
     let again = claim(&catalog).await.unwrap();
     assert_eq!((&again.id, again.attempt), (&first.id, 2));
-    let taken_over = catalog.claim_job(now() + 2 * HOUR, HOUR).await.unwrap().unwrap();
+    let short = async || catalog.claim_job(now() + 2 * HOUR, HOUR, Work::Deletions).await.unwrap();
+    assert_eq!(short().await, None, "a worker for deletions takes no sync");
+    let taken_over = catalog.claim_job(now() + 2 * HOUR, HOUR, Work::All).await.unwrap().unwrap();
     assert_eq!((&taken_over.id, taken_over.attempt), (&first.id, 3));
     catalog.complete_job(&again).await.unwrap();
     catalog.postpone_job(&again, now(), "late").await.unwrap();
