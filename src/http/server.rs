@@ -43,7 +43,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        .max_buf_size(512 << 10);
+        .max_buf_size(256 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Block sizes in bytes, with the number of uploads up to which each is used.
-const CLASSES: [(usize, usize); 4] = [(1 << 20, 4), (256 << 10, 80), (64 << 10, 400), (16 << 10, usize::MAX)];
+const CLASSES: [(usize, usize); 5] =
+    [(512 << 10, 4), (256 << 10, 16), (128 << 10, 80), (64 << 10, 200), (16 << 10, usize::MAX)];
 /// Free memory the pool keeps at most per class, in bytes.
 const KEEP_BYTES: usize = 16 << 20;
 

@@ -105,11 +105,11 @@ async fn leftovers_of_a_crash_are_swept_at_start() {
 async fn blocks_shrink_when_many_upload() {
     let (_dir, spool) = spool();
     let block = |spool: &Spool| spool.blocks().take().fill(&vec![0; 4 << 20]);
-    assert_eq!(block(&spool), 1 << 20);
+    assert_eq!(block(&spool), 512 << 10);
     let many: Vec<_> = (0..100).map(|_| spool.create().unwrap()).collect();
     assert_eq!(block(&spool), 64 << 10);
     drop(many);
-    assert_eq!(block(&spool), 1 << 20);
+    assert_eq!(block(&spool), 512 << 10);
 }
 
 #[test]
