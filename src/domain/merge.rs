@@ -75,7 +75,7 @@ impl Listed {
     /// Where the row stands in the list.
     pub fn position(&self) -> Position {
         Position {
-            time_us: (self.recording.uploaded_at.unix_timestamp_nanos() / 1000) as i64,
+            time_us: super::recording::micros(self.recording.uploaded_at),
             name: self.recording.key.to_string(),
         }
     }

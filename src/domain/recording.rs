@@ -121,3 +121,8 @@ pub struct Recording {
 pub fn to_microseconds(at: OffsetDateTime) -> OffsetDateTime {
     at.replace_nanosecond(at.microsecond() * 1000).expect("a whole microsecond is a legal nanosecond")
 }
+
+/// Microseconds since 1970 UTC: how times are kept and compared. Every date there is fits.
+pub fn micros(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::catalog::{Job, Work};
+use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::Services;
 use crate::service::sync::Tried;
@@ -74,10 +75,6 @@ async fn run_one(services: &Services, job: &Job, interval: Duration) {
 fn pause_before(attempt: i64, interval: Duration) -> Duration {
     let doublings = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or(0);
     interval.saturating_mul(1 << doublings).min(LONGEST_PAUSE.max(interval))
-}
-
-fn micros(at: OffsetDateTime) -> i64 {
-    i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
 }
 
 fn micros_of(duration: Duration) -> i64 {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
+use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::Services;
 use crate::storage::breaker::State;
@@ -51,8 +52,7 @@ pub async fn run_upkeep(services: Services, interval: Duration) {
 
 /// The cloud is back: what was put off for minutes while it was away need not wait longer.
 async fn hurry(services: &Services) {
-    let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
-    match services.catalog.hurry_jobs(now).await {
+    match services.catalog.hurry_jobs(micros(OffsetDateTime::now_utc())).await {
         Ok(()) => services.bell.send_replace(()),
         Err(error) => tracing::warn!(error = %chain(&error), "what waits for the cloud waits its time"),
     }

@@ -13,11 +13,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, Row, SqlSafeStr, Sqlite, SqlitePool, Transaction};
 use time::OffsetDateTime;
 
-use self::rows::{RECORDING_COLUMNS, micros, recording_of};
+use self::rows::{RECORDING_COLUMNS, recording_of};
 use super::{
     Answered, Begun, Catalog, CatalogError, Counts, Job, JobKind, RequestKey, Tombstone, View, Work,
 };
 use crate::domain::merge::Deleted;
+use crate::domain::recording::micros;
 use crate::domain::{
     ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet,
 };

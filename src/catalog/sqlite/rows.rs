@@ -11,11 +11,6 @@ use crate::domain::{ContentDigest, Durability, Filename, ObjectKey, Recording, S
 pub(super) const RECORDING_COLUMNS: &str = "session_id, filename, size_bytes, sha256, content_type, \
     original_filename, durability, in_supabase, in_local, uploaded_at, parked_reason, upload_id";
 
-/// Microseconds since 1970 UTC.
-pub(super) fn micros(at: OffsetDateTime) -> i64 {
-    i64::try_from(at.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX)
-}
-
 fn corrupt(what: impl std::fmt::Display) -> CatalogError {
     CatalogError::Corrupt(what.to_string())
 }

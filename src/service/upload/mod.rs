@@ -374,5 +374,5 @@ impl Incoming {
 
 /// How long an answer may be repeated, as a time in the past.
 pub(super) fn expiry(now: OffsetDateTime, ttl: Duration) -> i64 {
-    i64::try_from((now - ttl).unix_timestamp_nanos() / 1000).unwrap_or(0)
+    crate::domain::recording::micros(now - ttl)
 }

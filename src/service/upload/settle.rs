@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use super::cloud::CloudLeg;
 use super::{Incoming, Landed, Leftovers, Receipt, expiry};
 use crate::catalog::Answered;
-use crate::domain::recording::to_microseconds;
+use crate::domain::recording::{micros, to_microseconds};
 use crate::domain::{Durability, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
 use crate::spool::SpoolReader;
@@ -254,7 +254,7 @@ fn receipt_of(recording: &Recording, landed: Landed, public_url: Option<String>)
         durability: recording.durability.as_str().to_owned(),
         storage_type: storage.as_str().to_owned(),
         public_url,
-        uploaded_at_us: i64::try_from(recording.uploaded_at.unix_timestamp_nanos() / 1000).unwrap_or(0),
+        uploaded_at_us: micros(recording.uploaded_at),
         landed,
     }
 }
