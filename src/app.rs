@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
-use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::catalog::Work;
-use crate::catalog::sqlite::SqliteCatalog;
+use crate::catalog::{Catalog, CatalogError, Counts, Origin, Work, postgres, sqlite};
 use crate::cli::check::CheckLine;
 use crate::config::{Config, DownloadVia, Loaded, SyncVerify};
+use crate::domain::GatewayId;
 use crate::domain::media::TypeRules;
 use crate::http::server::{ServerLimits, serve as serve_connections};
 use crate::http::{Edge, Settings, Via, router};
@@ -41,8 +40,7 @@ pub struct App {
     listener: TcpListener,
     router: axum::Router,
     limits: ServerLimits,
-    catalog: Arc<SqliteCatalog>,
-    new_catalogue: bool,
+    catalog: Arc<dyn Catalog>,
     interval: Duration,
     /// Held as long as the gateway runs: two on one directory would lose recordings to each other.
     _lock: std::fs::File,
@@ -64,28 +62,9 @@ impl App {
             )
         })?;
         let lock = lock_directory(&catalog_dir)?;
-        let (spool, swept) = Spool::open(root.join(".spool")).context("cannot open the spool")?;
-        if swept > 0 {
-            tracing::info!(swept, "removed uploads that had not been finished when the gateway stopped");
-        }
+        let spool = Spool::open(root.join(".spool")).context("cannot open the spool")?;
         let local = LocalStore::open(root.clone(), spool.clone()).context("cannot open the local store")?;
-        let (catalog, new) = SqliteCatalog::open(&catalog_dir.join("catalog.sqlite"))
-            .await
-            .map_err(|error| anyhow::anyhow!("{}", chain(&error)))?;
-        if new {
-            tracing::info!("a new catalogue was made; what the stores hold is taken in");
-        }
-        let catalog = Arc::new(catalog);
-        let services = Services {
-            catalog: catalog.clone(),
-            stores: Arc::new(stores(config, local)?),
-            spool,
-            tasks: Tasks::default(),
-            bell: watch::Sender::new(()),
-            rules: Arc::new(rules(config)?),
-            upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
-        };
-        let edge = Edge { services: services.clone(), settings: Arc::new(settings(config)) };
+        let catalog = open_catalog(config, &catalog_dir).await?;
         let host = config.server.host.as_str();
         let listener = TcpListener::bind((host, config.server.port)).await.with_context(|| {
             format!(
@@ -93,8 +72,35 @@ impl App {
                 config.server.port
             )
         })?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        let advertised = config
+            .server
+            .advertise_url
+            .as_ref()
+            .map_or_else(|| format!("http://{address}"), ToString::to_string);
+        let services = Services {
+            catalog: catalog.clone(),
+            origin: Arc::new(Origin::gateway("background")),
+            stores: Arc::new(stores(config, local)?),
+            spool,
+            tasks: Tasks::default(),
+            bell: watch::Sender::new(()),
+            rules: Arc::new(rules(config, advertised)?),
+            upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
+        };
+        let (placed, removed) = services.recover_spool().await.map_err(|error| {
+            anyhow::anyhow!("cannot take up what an earlier run left in the spool: {}", chain(&error))
+        })?;
+        if placed + removed > 0 {
+            tracing::info!(
+                placed,
+                removed,
+                "uploads of an earlier run: promised ones are in their place, unfinished ones are gone"
+            );
+        }
+        let edge = Edge { services: services.clone(), settings: Arc::new(settings(config)) };
         Ok(Self {
-            address: listener.local_addr().context("the listener has no address")?,
+            address,
             router: router(edge),
             services,
             listener,
@@ -104,7 +110,6 @@ impl App {
                 max_connections: config.server.max_connections,
             },
             catalog,
-            new_catalogue: new,
             interval: config.sync.interval,
             _lock: lock,
         })
@@ -117,7 +122,7 @@ impl App {
             tasks.spawn(jobs::run_jobs(self.services.clone(), interval, work));
         }
         tasks.spawn(jobs::run_upkeep(self.services.clone(), interval));
-        tasks.spawn(jobs::look_around(self.services.clone(), interval, self.new_catalogue));
+        tasks.spawn(jobs::look_around(self.services.clone(), interval));
         let stopping = tasks.stopping().clone();
         let told = tokio::spawn(async move {
             stopping.cancelled().await;
@@ -139,6 +144,63 @@ impl App {
         }
         self.catalog.close().await;
     }
+}
+
+/// The catalogue that the configuration names.
+async fn open_catalog(config: &Config, dir: &Path) -> anyhow::Result<Arc<dyn Catalog>> {
+    let gateway = gateway_id(dir)?;
+    let opened = match &config.catalog.url {
+        Some(_) => postgres::open(&database_url(config), gateway).await,
+        None => sqlite::open(&dir.join("catalog.sqlite"), gateway).await,
+    };
+    match opened {
+        Ok((catalog, new)) => {
+            if new {
+                tracing::info!("the catalogue is new; what the stores hold is taken in");
+            }
+            Ok(Arc::new(catalog))
+        }
+        Err(error) => anyhow::bail!("{}; {}", chain(&error), catalog_remedy(config, &error)),
+    }
+}
+
+fn database_url(config: &Config) -> url::Url {
+    let text = config.catalog.url.as_ref().map_or("", |secret| secret.expose());
+    text.parse().expect("the configuration checked that it is an address")
+}
+
+fn catalog_remedy(config: &Config, error: &CatalogError) -> &'static str {
+    match (error, &config.catalog.url) {
+        (CatalogError::Newer(_), _) => "start the version that made it",
+        (_, Some(_)) => {
+            "check DATABASE_URL and that the database answers; without it nothing can be promised"
+        }
+        (CatalogError::Full(_), None) => "make room on the disk",
+        (_, None) => {
+            "move the .catalog directory away; it is rebuilt from the stores (deletions that a store did not confirm yet are forgotten)"
+        }
+    }
+}
+
+/// Who this gateway is: kept beside its recordings, so that the rows that name it stay true after a move.
+fn gateway_id(dir: &Path) -> anyhow::Result<GatewayId> {
+    let path = dir.join("gateway");
+    match std::fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(GatewayId(text.trim().to_owned())),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let id = uuid::Uuid::now_v7().to_string();
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        std::io::Write::write_all(&mut file, id.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        crate::spool::sync_dir(dir)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(GatewayId(id))
 }
 
 fn lock_directory(dir: &Path) -> anyhow::Result<std::fs::File> {
@@ -184,7 +246,7 @@ fn stores(config: &Config, local: LocalStore) -> anyhow::Result<TieredStore> {
     ))
 }
 
-fn rules(config: &Config) -> anyhow::Result<Rules> {
+fn rules(config: &Config, advertised_url: String) -> anyhow::Result<Rules> {
     Ok(Rules {
         local_dir: config.storage.local_dir.clone(),
         max_bytes: config.uploads.max_bytes,
@@ -192,7 +254,7 @@ fn rules(config: &Config) -> anyhow::Result<Rules> {
             .map_err(|error| anyhow::anyhow!("uploads.allowed_types: {error}"))?,
         min_free_bytes: config.storage.min_free,
         node: config.server.node.clone(),
-        names_from: OffsetDateTime::now_utc() + Duration::from_secs(1),
+        advertised_url,
         bucket: config.supabase.bucket.clone(),
         keep_local: config.sync.keep_local,
         verify: match config.sync.verify {
@@ -269,18 +331,21 @@ pub async fn check(config: &Config) -> Vec<CheckLine> {
 
 async fn check_catalog(config: &Config) -> CheckLine {
     let path = config.storage.local_dir.join(".catalog").join("catalog.sqlite");
-    if !path.exists() {
-        return CheckLine::ok("catalogue", "not there yet; it is made at the first start");
-    }
-    match SqliteCatalog::inspect(&path).await {
-        Ok(counts) => {
-            CheckLine::ok("catalogue", format!("{} recordings, {} jobs", counts.recordings, counts.jobs))
+    let inspected = match &config.catalog.url {
+        Some(_) => postgres::inspect(&database_url(config)).await,
+        None if !path.exists() => {
+            return CheckLine::ok("catalogue", "not there yet; it is made at the first start");
         }
-        Err(error) => CheckLine::failure(
-            "catalogue",
-            chain(&error),
-            "move the .catalog directory away; it is rebuilt from the stores (deletions that a store did not confirm yet are forgotten)",
-        ),
+        None => sqlite::inspect(&path).await,
+    };
+    match inspected {
+        Ok(Counts { recordings, jobs, .. }) => {
+            CheckLine::ok("catalogue", format!("{recordings} recordings, {jobs} jobs"))
+        }
+        Err(error) => {
+            let remedy = catalog_remedy(config, &error);
+            CheckLine::failure("catalogue", chain(&error), remedy)
+        }
     }
 }
 

@@ -1,10 +1,15 @@
 //! The catalogue: what the gateway remembers about recordings, deletions and work that waits. One state-changing
-//! method is one transaction; what it did is durable when it returns.
+//! method is one transaction with its row in the audit; what it did is durable when it returns.
 //!
 //! The bytes do not depend on it: a lost catalogue is rebuilt from the stores. The tombstones do, which is why they
 //! are written before anything is deleted.
+//!
+//! Several gateways may share one ([`postgres`]); [`sqlite`] is one gateway's own. The statements are the same ([`sql`]).
 
+mod audit;
 mod job;
+pub mod postgres;
+mod sql;
 pub mod sqlite;
 
 use std::collections::HashSet;
@@ -12,10 +17,13 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
-pub use self::job::{Job, JobKind, Work};
+pub use self::audit::{Action, AuditEntry, AuditQuery, Change, Origin};
+pub use self::job::{Changed, Children, Job, JobKind, JobQuery, JobRecord, JobState, Work};
+pub use self::sql::SqlCatalog;
 use crate::domain::merge::Deleted;
 use crate::domain::{
-    ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet,
+    ContentDigest, Durability, Filename, GatewayId, NameStem, ObjectKey, Recording, SessionId, StoreKind,
+    StoreSet,
 };
 use crate::storage::ListScope;
 
@@ -30,6 +38,9 @@ pub enum CatalogError {
         "the catalogue was made by a newer version (migration {0}); start that version, or move the catalogue away"
     )]
     Newer(i64),
+    /// There is such a row already.
+    #[error("the name is taken in the catalogue")]
+    Taken(#[source] sqlx::Error),
     /// The database failed.
     #[error("the catalogue cannot be used")]
     Database(#[source] sqlx::Error),
@@ -42,10 +53,65 @@ pub enum CatalogError {
 }
 
 /// The memory of one deletion.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tombstone {
     /// Stores that have not confirmed it yet.
     pub pending: StoreSet,
+    /// The other gateway whose disk has the local copy; `None` if it is this one's or nobody's.
+    pub held_by: Option<GatewayId>,
+}
+
+/// A name kept for an upload that ended without an answer, because its process did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Abandoned {
+    /// The name.
+    pub key: ObjectKey,
+    /// By which the object, if it is in the bucket, is known to be this upload's.
+    pub upload_id: String,
+    /// The keyed request that waits for its answer.
+    pub request: Option<RequestKey>,
+}
+
+/// A finished recording that is to be remembered.
+pub struct Arrival<'a> {
+    /// What is known of it. Its name is final if it was reserved.
+    pub recording: &'a Recording,
+    /// Where its name is still to be found: the first of this stem, counted from the number, that nobody has.
+    pub name_from: Option<(&'a NameStem, u32)>,
+    /// Whether it is to be brought to the cloud.
+    pub sync: bool,
+    /// The job that the sync is a part of.
+    pub parent: Option<&'a str>,
+    /// The keyed request that brought it, with the fingerprint of what it asked for.
+    pub request: Option<(&'a RequestKey, &'a str)>,
+    /// The answer to keep for repeats of the request.
+    pub answer: &'a (dyn Fn(&Recording) -> String + Send + Sync),
+}
+
+/// Another gateway on the same catalogue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Its id.
+    pub id: GatewayId,
+    /// Its `server.node`.
+    pub node: String,
+    /// Where it can be reached.
+    pub url: String,
+    /// When it last said that it is there.
+    pub seen_at: OffsetDateTime,
+}
+
+/// Which syncs to queue.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct QueueSyncs<'a> {
+    /// Only this session's.
+    pub session: Option<&'a SessionId>,
+    /// Also recordings that the cloud has already, whose local copy is to go.
+    pub in_both: bool,
+    /// Also what was parked or cancelled.
+    pub parked: bool,
+    /// Make them parts of this job, if they are of no other.
+    pub parent: Option<&'a str>,
 }
 
 /// What is known of a request that carries an idempotency key.
@@ -105,59 +171,80 @@ pub struct Counts {
     pub jobs: u64,
 }
 
-/// The port.
+/// The port: everything the use cases ask of a catalogue.
+pub trait Catalog: Recordings + Deletions + Jobs + Requests + Audit + Gateways {}
+
+impl<T: Recordings + Deletions + Jobs + Requests + Audit + Gateways> Catalog for T {}
+
+/// Recordings and their names.
 #[async_trait]
-pub trait Catalog: Send + Sync {
+pub trait Recordings: Send + Sync {
     /// Gives out the first name of `stem`, counted from `first`, that no recording, tombstone or reservation has,
-    /// and keeps it for the caller. Returns the name and its number.
+    /// and keeps it for the caller, also through a crash. Returns the name and its number.
     async fn reserve(
         &self,
         session: &SessionId,
         stem: &NameStem,
         first: u32,
+        upload_id: &str,
+        request: Option<&RequestKey>,
     ) -> Result<(Filename, u32), CatalogError>;
 
     /// Gives a reserved name back.
     async fn release(&self, key: &ObjectKey) -> Result<(), CatalogError>;
 
-    /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and if `sync` leaves a
-    /// job to bring it to the cloud. If its name was deleted meanwhile, it is deleted instead.
-    async fn commit(
-        &self,
-        recording: &Recording,
-        sync: bool,
-        answer: Option<(&RequestKey, &Answered)>,
-    ) -> Result<(), CatalogError>;
+    /// Names that earlier processes of this gateway had reserved when they ended.
+    async fn abandoned(&self) -> Result<Vec<Abandoned>, CatalogError>;
+
+    /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and leaves a job to bring
+    /// it to the cloud if that is asked for. Returns it with its name. If its name was deleted meanwhile, it is
+    /// deleted instead.
+    async fn commit(&self, arrival: Arrival<'_>, by: &Origin) -> Result<Recording, CatalogError>;
+
+    /// Takes a commit back that was not answered yet: row, job and answer go, as if it had never been.
+    async fn retract(&self, key: &ObjectKey, request: Option<&RequestKey>) -> Result<(), CatalogError>;
 
     /// Remembers recordings found in a store that have neither row nor tombstone, nor went with their session; each
     /// that only the local disk has gets a sync job if `sync`. Returns how many were new.
-    async fn adopt(&self, recordings: &[Recording], sync: bool) -> Result<u64, CatalogError>;
+    async fn adopt(&self, recordings: &[Recording], sync: bool, by: &Origin) -> Result<u64, CatalogError>;
 
     /// One recording.
     async fn get(&self, key: &ObjectKey) -> Result<Option<Recording>, CatalogError>;
 
-    /// Everything in the scope.
-    async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
-    /// Leaves a sync job for every recording that only the local disk has, is not parked, and has none; with
-    /// `in_both` also for those that the cloud has too, whose local copy is to go.
-    async fn queue_unsynced(&self, in_both: bool) -> Result<(), CatalogError>;
+    /// The recording that came in by this upload.
+    async fn get_by_upload(&self, upload_id: &str) -> Result<Option<Recording>, CatalogError>;
 
-    /// Notes where the copies are now, and their digest. `false` if there is no such recording any more: then it was deleted
-    /// meanwhile, and whoever just made a copy has to remove it.
+    /// Everything in the scope, at one moment.
+    async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
+
+    /// Notes where the copies are now, and their digest. `false` if there is no such recording any more: then it was
+    /// deleted meanwhile, and whoever just made a copy has to remove it.
     async fn mark_stored(
         &self,
         key: &ObjectKey,
         stores: StoreSet,
         durability: Durability,
         sha256: ContentDigest,
+        by: &Origin,
     ) -> Result<bool, CatalogError>;
 
-    /// Notes why the cloud will not take it and removes its sync job.
-    async fn park(&self, key: &ObjectKey, reason: &str) -> Result<(), CatalogError>;
+    /// Notes why the cloud will not take it; its sync job stays parked.
+    async fn park(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<(), CatalogError>;
 
-    /// Writes the tombstone, removes the row and its sync job, and leaves a job that deletes from the stores in
-    /// `pending`. Repeating it adds to `pending`.
-    async fn entomb(&self, key: &ObjectKey, pending: StoreSet) -> Result<(), CatalogError>;
+    /// Forgets a recording whose bytes no store has: what `verify` does about a loss that was told. `false` if there
+    /// is none.
+    async fn forget(&self, key: &ObjectKey, by: &Origin) -> Result<bool, CatalogError>;
+
+    /// Figures for operators; also the question whether the catalogue works.
+    async fn counts(&self) -> Result<Counts, CatalogError>;
+}
+
+/// What was deleted.
+#[async_trait]
+pub trait Deletions: Send + Sync {
+    /// Writes tombstones, removes rows and their sync jobs, and leaves jobs that delete from the stores in `pending`,
+    /// all at once. Repeating it adds to what is pending.
+    async fn entomb(&self, keys: &[ObjectKey], pending: StoreSet, by: &Origin) -> Result<(), CatalogError>;
 
     /// The tombstone of a name.
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>, CatalogError>;
@@ -165,16 +252,69 @@ pub trait Catalog: Send + Sync {
     /// When a session was deleted whose cloud part is still to be deleted.
     async fn session_tombstone(&self, session: &SessionId) -> Result<Option<OffsetDateTime>, CatalogError>;
 
-    /// A store confirmed the deletion. When no store is left, the job goes; the tombstone stays.
-    async fn confirm_deleted(&self, key: &ObjectKey, store: StoreKind) -> Result<(), CatalogError>;
+    /// A store confirmed the deletion of these. Jobs that have nothing left to do go; the tombstones stay.
+    async fn confirm_deleted(&self, keys: &[ObjectKey], store: StoreKind) -> Result<(), CatalogError>;
 
     /// Hides whatever the bucket holds of a session that the catalogue does not know, until that is deleted; leaves
     /// a job for it.
-    async fn entomb_session(&self, session: &SessionId) -> Result<(), CatalogError>;
+    async fn entomb_session(&self, session: &SessionId, by: &Origin) -> Result<(), CatalogError>;
 
     /// The bucket was asked and its part of the session is deleted.
     async fn confirm_session_deleted(&self, session: &SessionId) -> Result<(), CatalogError>;
+}
 
+/// Work that waits.
+#[async_trait]
+pub trait Jobs: Send + Sync {
+    /// Leaves a sync job for every recording that only this gateway's disk has and that has none. Returns how many
+    /// syncs wait or run in that scope now.
+    async fn queue_syncs(&self, which: QueueSyncs<'_>) -> Result<u64, CatalogError>;
+
+    /// Takes the oldest job that is due, deletions before syncs, and leases it for `lease_us`: nobody else gets it
+    /// before that is over.
+    async fn claim_job(&self, now_us: i64, lease_us: i64, work: Work) -> Result<Option<Job>, CatalogError>;
+
+    /// Makes the lease last until `until_us`. `false` if it was lost.
+    async fn renew_job(&self, job: &Job, until_us: i64) -> Result<bool, CatalogError>;
+
+    /// The job is done. Does nothing if its lease was lost meanwhile.
+    async fn complete_job(&self, job: &Job) -> Result<(), CatalogError>;
+
+    /// The job failed and waits until `run_at_us`.
+    async fn postpone_job(&self, job: &Job, run_at_us: i64, error: &str) -> Result<(), CatalogError>;
+
+    /// Remembers where the job's transfer can go on. Does nothing if its lease was lost meanwhile.
+    async fn keep_resume_point(&self, job: &Job, at: Option<&str>) -> Result<(), CatalogError>;
+
+    /// Makes every waiting job due now.
+    async fn hurry_jobs(&self, now_us: i64) -> Result<(), CatalogError>;
+
+    /// Makes a parent, or returns the open one of the same kind and session.
+    async fn open_parent(&self, kind: &JobKind) -> Result<JobRecord, CatalogError>;
+
+    /// Ends a parent that has no open child.
+    async fn close_parent(&self, id: &str) -> Result<(), CatalogError>;
+
+    /// One job.
+    async fn get_job(&self, id: &str) -> Result<Option<JobRecord>, CatalogError>;
+
+    /// Jobs, newest first.
+    async fn list_jobs(&self, query: &JobQuery) -> Result<Vec<JobRecord>, CatalogError>;
+
+    /// Makes a job due now, also a parked or cancelled one; of a parent, those of its children that are not done.
+    async fn retry_job(&self, id: &str, now_us: i64) -> Result<Changed, CatalogError>;
+
+    /// Stops a sync that waits, or those that wait of a parent; the recordings stay where they are, and are shown as
+    /// parked.
+    async fn cancel_job(&self, id: &str, by: &Origin) -> Result<Changed, CatalogError>;
+
+    /// Forgets jobs that ended before `older_than_us`, except parked ones.
+    async fn expire_jobs(&self, older_than_us: i64) -> Result<(), CatalogError>;
+}
+
+/// Requests that carry an idempotency key.
+#[async_trait]
+pub trait Requests: Send + Sync {
     /// Marks a keyed request as running, unless it is known.
     async fn begin_request(&self, request: &RequestKey) -> Result<Begun, CatalogError>;
 
@@ -183,19 +323,36 @@ pub trait Catalog: Send + Sync {
 
     /// Forgets answers given before `older_than_us`.
     async fn expire_requests(&self, older_than_us: i64) -> Result<(), CatalogError>;
+}
 
-    /// Takes the oldest job that is due, deletions before syncs, and leases it for `lease_us`: nobody else gets it before that is over.
-    async fn claim_job(&self, now_us: i64, lease_us: i64, work: Work) -> Result<Option<Job>, CatalogError>;
+/// Who changed what.
+#[async_trait]
+pub trait Audit: Send + Sync {
+    /// Writes down a change that no other method makes.
+    async fn note(&self, change: Change<'_>, by: &Origin) -> Result<(), CatalogError>;
 
-    /// The job is done. Does nothing if its lease was lost meanwhile.
-    async fn complete_job(&self, job: &Job) -> Result<(), CatalogError>;
+    /// Changes, newest first.
+    async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, CatalogError>;
+}
 
-    /// The job failed and waits until `run_at_us`.
-    async fn postpone_job(&self, job: &Job, run_at_us: i64, error: &str) -> Result<(), CatalogError>;
+/// The gateways on this catalogue.
+#[async_trait]
+pub trait Gateways: Send + Sync {
+    /// This gateway's id.
+    fn gateway_id(&self) -> &GatewayId;
 
-    /// Makes every waiting job due now.
-    async fn hurry_jobs(&self, now_us: i64) -> Result<(), CatalogError>;
+    /// Says that this gateway is there, and where others reach it.
+    async fn register(&self, node: &str, url: &str) -> Result<(), CatalogError>;
 
-    /// Figures for operators; also the question whether the catalogue works.
-    async fn counts(&self) -> Result<Counts, CatalogError>;
+    /// The others.
+    async fn peers(&self) -> Result<Vec<Peer>, CatalogError>;
+
+    /// A fact about the catalogue itself, such as that the bucket was taken in.
+    async fn fact(&self, name: &str) -> Result<Option<String>, CatalogError>;
+
+    /// Writes a fact down.
+    async fn set_fact(&self, name: &str, value: &str) -> Result<(), CatalogError>;
+
+    /// Writes what is open and closes every connection.
+    async fn close(&self);
 }

@@ -21,13 +21,14 @@ pub(super) struct Entry {
 }
 
 /// Names of variables that people already have, best first, and the key each one sets.
-const FAMILIAR: [(&str, &str); 6] = [
+const FAMILIAR: [(&str, &str); 7] = [
     ("SUPABASE_URL", "supabase.url"),
     ("NEXT_PUBLIC_SUPABASE_URL", "supabase.url"),
     ("SUPABASE_SERVICE_ROLE_KEY", "supabase.key"),
     ("SUPABASE_SERVICE_KEY", "supabase.key"),
     ("SUPABASE_ANON_KEY", "supabase.key"),
     ("NEXT_PUBLIC_SUPABASE_ANON_KEY", "supabase.key"),
+    ("DATABASE_URL", "catalog.url"),
 ];
 
 /// Collects entries and mistakes while the layers are read, lowest first.
@@ -38,8 +39,6 @@ pub(super) struct Layers {
     /// Later entries beat earlier ones of the same key.
     pub entries: Vec<Entry>,
     pub errors: Vec<ConfigError>,
-    /// Where a `DATABASE_URL` was seen: it sets nothing yet.
-    pub database_url: Option<Source>,
 }
 
 impl Layers {
@@ -109,9 +108,6 @@ impl Layers {
                 let raw = Raw::Untyped(value.clone());
                 self.entries.push(Entry { key: (*key).into(), raw, source: source((*name).into()) });
             }
-        }
-        if value("DATABASE_URL").is_some() {
-            self.database_url = Some(source("DATABASE_URL".into()));
         }
         for name in variables.keys().filter(|name| name.starts_with("GATEWAY_")) {
             let Some(value) = value(name) else { continue };

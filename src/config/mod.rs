@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 pub use error::{ConfigError, ConfigErrors, Source};
 pub use secret::Secret;
 pub use sections::{
-    AuthConfig, AuthMode, DownloadConfig, DownloadVia, LogConfig, LogFormat, ServerConfig, StorageConfig,
-    SyncConfig, SyncVerify, UploadsConfig,
+    AuthConfig, AuthMode, CatalogConfig, DownloadConfig, DownloadVia, LogConfig, LogFormat, ServerConfig,
+    StorageConfig, SyncConfig, SyncVerify, UploadsConfig,
 };
 pub use supabase::{BREAKER_PAUSE_MAX, SupabaseConfig};
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The local disk.
     pub storage: StorageConfig,
+    /// What the gateway remembers.
+    pub catalog: CatalogConfig,
     /// The cloud.
     pub supabase: SupabaseConfig,
     /// What is taken from clients.
@@ -146,7 +148,7 @@ impl Config {
             return Err(ConfigErrors(errors));
         }
 
-        let warnings = warnings(&config, &winners, layers.database_url);
+        let warnings = warnings(&config, &winners);
         let values = winners
             .into_values()
             .map(|entry| ResolvedValue {
@@ -159,10 +161,10 @@ impl Config {
     }
 
     fn read(r: &mut Reader<'_>) -> Self {
-        sections::check_catalog(r);
         Self {
             server: ServerConfig::read(r),
             storage: StorageConfig::read(r),
+            catalog: CatalogConfig::read(r),
             supabase: SupabaseConfig::read(r),
             uploads: UploadsConfig::read(r),
             sync: SyncConfig::read(r),
@@ -216,7 +218,7 @@ fn lonely_credential(winners: &BTreeMap<String, Entry>) -> Option<ConfigError> {
     }
 }
 
-fn warnings(config: &Config, winners: &BTreeMap<String, Entry>, database_url: Option<Source>) -> Vec<String> {
+fn warnings(config: &Config, winners: &BTreeMap<String, Entry>) -> Vec<String> {
     let mut warnings = Vec::new();
     match (&config.supabase.key, winners.get("supabase.key")) {
         (Some(key), Some(entry)) => warnings.extend(supabase::public_key_warning(key, &entry.source)),
@@ -226,9 +228,6 @@ fn warnings(config: &Config, winners: &BTreeMap<String, Entry>, database_url: Op
                 .into(),
         ),
     }
-    warnings.extend(database_url.map(|source| {
-        format!("{source} is ignored: this version has only the embedded catalogue, in storage.local_dir.")
-    }));
     warnings
 }
 

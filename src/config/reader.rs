@@ -14,7 +14,8 @@ use super::value::{self, Raw, SHORTEST, Wrong};
 /// A winning value for display: the key hidden, and any address that carries a password.
 pub(super) fn shown(key: &str, raw: &Raw) -> String {
     let text = raw.to_string();
-    let secret = key == "supabase.key" && !text.is_empty() || text.contains("://") && text.contains('@');
+    let secret = matches!(key, "supabase.key" | "catalog.url") && !text.is_empty() && text != "sqlite"
+        || text.contains("://") && text.contains('@');
     if secret { "***".into() } else { text }
 }
 

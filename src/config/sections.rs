@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::Secret;
 use super::reader::Reader;
 
 /// Section `server`: the listener.
@@ -19,6 +20,8 @@ pub struct ServerConfig {
     pub port: u16,
     /// Name of this gateway that goes into file names; empty for none.
     pub node: String,
+    /// Where the other gateways on the same catalogue reach this one; `None`: where it listens.
+    pub advertise_url: Option<Url>,
     /// How long the head of a request may take.
     pub header_timeout: Duration,
     /// How long running uploads may go on after a stop signal.
@@ -35,6 +38,7 @@ impl ServerConfig {
             host: r.text("server.host", host),
             port: r.whole("server.port", 0..=65535),
             node: r.text("server.node", node),
+            advertise_url: r.optional("server.advertise_url", web_address),
             header_timeout: r.some_duration("server.header_timeout"),
             shutdown_grace: r.duration("server.shutdown_grace"),
             max_connections: r.whole("server.max_connections", 1..=1_000_000),
@@ -64,12 +68,27 @@ impl StorageConfig {
     }
 }
 
-/// Section `catalog`. Only the embedded catalogue exists, so the one setting is checked and nothing is kept of it.
-pub(super) fn check_catalog(r: &mut Reader<'_>) {
-    r.text("catalog.url", |text| match text.as_str() {
-        "" | "sqlite" => Ok(()),
-        _ => Err("must be empty or \"sqlite\": this version has only the embedded catalogue".into()),
-    });
+/// Section `catalog`: what the gateway remembers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CatalogConfig {
+    /// Address of the PostgreSQL database with the shared catalogue; `None` for the embedded one.
+    pub url: Option<Secret>,
+}
+
+impl CatalogConfig {
+    pub(super) fn read(r: &mut Reader<'_>) -> Self {
+        Self { url: r.text("catalog.url", database) }
+    }
+}
+
+fn database(text: String) -> Result<Option<Secret>, String> {
+    if text.is_empty() || text == "sqlite" {
+        return Ok(None);
+    }
+    match Url::parse(&text) {
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") && url.has_host() => Ok(Some(Secret::new(text))),
+        _ => Err("must be like postgres://user:password@host:5432/database, or \"sqlite\" for the embedded catalogue".into()),
+    }
 }
 
 /// Section `uploads`: what is taken from clients.

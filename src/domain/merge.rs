@@ -144,7 +144,8 @@ fn known(
             true => sized_supabase && (row.stores.supabase || supabase.as_ref().is_some_and(is_ours)),
             false => row.stores.supabase,
         },
-        local: row.stores.local && sized(local.as_ref()),
+        // Another gateway's disk cannot be looked at: it is believed.
+        local: row.stores.local && (row.held_by.is_some() || sized(local.as_ref())),
     };
     // A copy in a store that never got this recording may be of an upload that a crash cut off before its answer.
     // It is shown only when there is no other: an operator may have put it back.
@@ -177,6 +178,7 @@ fn unknown(supabase: Option<StoredObject>, local: Option<StoredObject>) -> Liste
         durability: if kind == StoreKind::Supabase { Durability::Cloud } else { Durability::Local },
         stores: if both { StoreSet { supabase: true, local: true } } else { StoreSet::only(kind) },
         uploaded_at: super::recording::to_microseconds(object.modified_at),
+        held_by: None,
         parked_reason: None,
         upload_id: object.upload_id.unwrap_or_default(),
     };

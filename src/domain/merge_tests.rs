@@ -35,6 +35,7 @@ fn row(n: u8, size: u64, second: u8, stores: StoreSet) -> Recording {
         original_filename: None,
         durability: Durability::Local,
         stores,
+        held_by: None,
         uploaded_at: at(second),
         parked_reason: None,
         upload_id: "u".into(),

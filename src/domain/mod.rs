@@ -8,5 +8,5 @@ pub mod page;
 pub mod recording;
 
 pub use digest::ContentDigest;
-pub use names::{Filename, NameError, NameStem, ObjectKey, RecordingType, SessionId};
+pub use names::{Filename, GatewayId, NameError, NameStem, ObjectKey, RecordingType, SessionId};
 pub use recording::{Durability, Recording, StoreKind, StoreSet};

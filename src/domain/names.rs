@@ -48,6 +48,23 @@ impl SessionId {
     }
 }
 
+/// Which gateway: kept beside its recordings, so it is the same after a restart and on another address. Any text.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct GatewayId(pub String);
+
+impl GatewayId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GatewayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What kind of recording it is; the first part of its file name. 1 to 32 of `a-z 0-9 _ -`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct RecordingType(String);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use time::OffsetDateTime;
 
-use super::{ContentDigest, ObjectKey};
+use super::{ContentDigest, GatewayId, ObjectKey};
 
 /// The make of a store. Which one is primary and which the fallback is a role, decided in one place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -109,6 +109,8 @@ pub struct Recording {
     pub durability: Durability,
     /// Where the copies are.
     pub stores: StoreSet,
+    /// The other gateway whose disk has the local copy; `None` if it is this one's or nobody's.
+    pub held_by: Option<GatewayId>,
     /// When the upload was complete, to the microsecond.
     pub uploaded_at: OffsetDateTime,
     /// Why the cloud will not take it (too large, a type it refuses, policy); `None` when nothing stands in the way.

@@ -1,12 +1,14 @@
 //! What happens to every request: an id, a span, a log line, metrics, problem bodies, safe headers, and the rest of a
 //! refused body drained so that its sender can read the answer.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -19,7 +21,10 @@ use super::problem::Problem;
 use super::{Edge, OwnBody};
 use crate::runtime::metrics;
 use crate::runtime::tasks::Tasks;
+use crate::service::Services;
 
+/// Who asks, as long as there are no keys.
+const ANONYMOUS: &str = "anonymous";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes the headers of a request may have together. Checked here for HTTP/1, whose reader knows no limit but its
 /// buffer, which uploads want large.
@@ -46,6 +51,22 @@ pub(super) struct ProblemView<'a> {
     request_id: &'a str,
 }
 
+/// The request's id, for the audit.
+#[derive(Clone)]
+struct RequestId(String);
+
+/// The use cases on behalf of this request: what they change carries its id.
+pub(super) struct Acting(pub(super) Services);
+
+impl FromRequestParts<Edge> for Acting {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, edge: &Edge) -> Result<Self, Infallible> {
+        let id = parts.extensions.get::<RequestId>().map(|id| id.0.as_str());
+        Ok(Self(edge.services.for_client(ANONYMOUS, id.unwrap_or_default())))
+    }
+}
+
 /// The outermost layer.
 pub(super) async fn observe(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
@@ -54,7 +75,8 @@ pub(super) async fn observe(State(edge): State<Edge>, request: Request, next: Ne
     let span = tracing::info_span!("request", request.id = %id);
     let started = Instant::now();
 
-    let request = drained(request, &edge.services.tasks);
+    let mut request = drained(request, &edge.services.tasks);
+    request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = if header_bytes(request.headers()) > MAX_HEADER_BYTES {
         Problem::of_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE).into_response()
     } else {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::Edge;
 use super::content::serve_content;
+use super::middleware::Acting;
 use super::problem::Problem;
 use super::views::{
     DeletionView, DownloadView, RecordingView, RecordingsView, SessionDeletionView, SessionsView, pending,
@@ -169,11 +170,11 @@ async fn download(edge: &Edge, found: Listed, headers: &HeaderMap) -> Result<Res
               (status = 202, description = "Gone from every answer, a store is still to confirm", body = DeletionView),
               (status = 404, description = "There is none", content_type = "application/problem+json", body = inline(super::middleware::ProblemView))))]
 pub(super) async fn delete_recording(
-    State(edge): State<Edge>,
+    Acting(services): Acting,
     Path((session, filename)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let key = object_key(&session, &filename)?;
-    let deletion = edge.services.delete_recording(&key).await?;
+    let deletion = services.delete_recording(&key).await?;
     let status = if deletion.pending.is_empty() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let view = DeletionView {
         success: true,
@@ -212,11 +213,11 @@ fn deletion_message(deletion: &Deletion, name: &str) -> String {
               (status = 202, description = "Gone from every answer, a store is still to confirm", body = SessionDeletionView),
               (status = 404, description = "There is nothing to delete", content_type = "application/problem+json", body = inline(super::middleware::ProblemView))))]
 pub(super) async fn delete_session(
-    State(edge): State<Edge>,
+    Acting(services): Acting,
     Path(session): Path<String>,
 ) -> Result<Response, Problem> {
     let session = SessionId::parse(&session)?;
-    let deletion = edge.services.delete_session(&session).await?;
+    let deletion = services.delete_session(&session).await?;
     let done = deletion.pending.is_empty();
     let count = deletion.count;
     let what = if count == 1 { "1 recording".to_owned() } else { format!("{count} recordings") };

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Edge;
 use super::digest::parse_sha256;
+use super::middleware::Acting;
 use super::multipart::{FormReader, Limits, PartHead, ReadError, boundary};
 use super::problem::Problem;
 use super::views::UploadView;
@@ -58,6 +59,7 @@ pub(super) struct UploadForm {
     ))]
 pub(super) async fn upload_recording(
     State(edge): State<Edge>,
+    Acting(services): Acting,
     Path(session): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -81,7 +83,7 @@ pub(super) async fn upload_recording(
         expected_digest: digest_field(&headers, "repr-digest")?,
         respond_async: prefers_async(&headers),
     };
-    let mut incoming = edge.services.begin_upload(session, options).await?;
+    let mut incoming = services.begin_upload(session, options).await?;
 
     let hasher = expected_body.map(|_| Arc::new(Mutex::new(Sha256::new())));
     let stream = body_stream(body, edge.settings.upload_idle_timeout, hasher.clone());

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
+use crate::catalog::QueueSyncs;
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::Services;
@@ -58,23 +59,24 @@ async fn hurry(services: &Services) {
     }
 }
 
-/// Looks for what the catalogue does not know: once for what the bucket holds if the catalogue is new, every
+/// Looks for what the catalogue does not know: once for what the bucket holds, every
 /// `interval` for what operators dropped on the local disk, and now and then for objects that landed after their
 /// recording was deleted.
-pub async fn look_around(services: Services, interval: Duration, new_catalogue: bool) {
+pub async fn look_around(services: Services, interval: Duration) {
     let stopping = services.tasks.stopping().clone();
     let mut last_purge: Option<Instant> = None;
-    let mut cloud_to_do = new_catalogue && services.stores.has_primary();
+    let in_both = !services.rules.keep_local;
     if services.stores.has_primary()
-        && let Err(error) = services.catalog.queue_unsynced(!services.rules.keep_local).await
+        && let Err(error) =
+            services.catalog.queue_syncs(QueueSyncs { in_both, ..QueueSyncs::default() }).await
     {
         tracing::warn!(error = %chain(&error), "what waits for the cloud could not be queued");
     }
     loop {
         let look = async {
-            if cloud_to_do && services.adopt_cloud().await?.is_some() {
-                cloud_to_do = false;
-            }
+            services.catalog.register(&services.rules.node, &services.rules.advertised_url).await?;
+            services.settle_abandoned().await?;
+            services.adopt_cloud_once().await?;
             if services.stores.has_primary() && last_purge.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
                 services.delete_late_pushes().await?;
                 last_purge = Some(Instant::now());

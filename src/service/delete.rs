@@ -1,6 +1,7 @@
 //! Deletion: the tombstone first, then the stores, then their confirmation. From the moment the tombstone is written
 //! the recording is gone from every answer, whatever happens to the rest.
 
+use crate::catalog::Tombstone;
 use crate::domain::{ObjectKey, SessionId, StoreKind, StoreSet};
 use crate::runtime::metrics;
 use crate::service::{ServiceError, Services};
@@ -44,8 +45,7 @@ impl Services {
                 return Err(ServiceError::NotFound);
             }
             // Asked again while a store is still to confirm: try it now.
-            let again = self.finish_deletion(key, tombstone.pending).await?;
-            return Ok(again);
+            return self.finish_deletions(std::slice::from_ref(key)).await;
         }
         match self.find(key).await {
             Ok(_) => {}
@@ -53,59 +53,78 @@ impl Services {
             Err(ServiceError::Cloud(_)) => {}
             Err(error) => return Err(error),
         }
-        let everywhere = StoreSet { supabase: self.stores.has_primary(), local: true };
-        self.catalog.entomb(key, everywhere).await?;
-        let deletion = self.finish_deletion(key, everywhere).await?;
+        self.catalog.entomb(std::slice::from_ref(key), self.everywhere(), &self.origin).await?;
+        let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
         metrics::deleted(if deletion.pending.is_empty() { "done" } else { "pending" });
         Ok(deletion)
     }
 
-    /// Deletes from the stores in `pending` and notes their confirmation. Safe to drop and to repeat.
-    pub(super) async fn finish_deletion(
-        &self,
-        key: &ObjectKey,
-        pending: StoreSet,
-    ) -> Result<Deletion, ServiceError> {
+    fn everywhere(&self) -> StoreSet {
+        StoreSet { supabase: self.stores.has_primary(), local: true }
+    }
+
+    /// Deletes entombed recordings from the stores that have not confirmed it, and notes their confirmation. Safe to
+    /// drop and to repeat.
+    pub(super) async fn finish_deletions(&self, keys: &[ObjectKey]) -> Result<Deletion, ServiceError> {
         let mut deletion = Deletion::default();
-        if pending.local {
-            match self.stores.fallback().delete(key).await {
-                Ok(existed) => {
-                    deletion.deleted_from.local = existed;
-                    self.catalog.confirm_deleted(key, StoreKind::Local).await?;
+        let (mut gone_here, mut gone_there) = (Vec::new(), Vec::new());
+        for key in keys {
+            let Some(tombstone) = self.catalog.tombstone(key).await? else { continue };
+            if tombstone.pending.local {
+                match self.delete_local(key, &tombstone).await {
+                    Some(existed) => {
+                        deletion.deleted_from.local |= existed;
+                        gone_here.push(key.clone());
+                    }
+                    None => deletion.pending.local = true,
                 }
-                Err(error) => {
-                    tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's file is still to be removed");
-                    deletion.pending.local = true;
+            }
+            if tombstone.pending.supabase {
+                match self.stores.delete_primary(key).await {
+                    Ok(existed) => {
+                        deletion.deleted_from.supabase |= existed;
+                        gone_there.push(key.clone());
+                    }
+                    Err(error) => {
+                        tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's object is still to be removed from the cloud");
+                        deletion.pending.supabase = true;
+                    }
                 }
             }
         }
-        if pending.supabase {
-            match self.stores.delete_primary(key).await {
-                Ok(existed) => {
-                    deletion.deleted_from.supabase = existed;
-                    self.catalog.confirm_deleted(key, StoreKind::Supabase).await?;
-                }
-                Err(error) => {
-                    tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's object is still to be removed from the cloud");
-                    deletion.pending.supabase = true;
-                }
-            }
-        }
+        self.catalog.confirm_deleted(&gone_here, StoreKind::Local).await?;
+        self.catalog.confirm_deleted(&gone_there, StoreKind::Supabase).await?;
         if !deletion.pending.is_empty() {
             self.bell.send_replace(());
         }
         Ok(deletion)
     }
 
+    /// Removes the local copy: whether there was one, or `None` if it could not be removed. The file on another
+    /// gateway's disk is removed by that one.
+    async fn delete_local(&self, key: &ObjectKey, tombstone: &Tombstone) -> Option<bool> {
+        if tombstone.held_by.is_some() {
+            return None;
+        }
+        match self.stores.fallback().delete(key).await {
+            Ok(existed) => Some(existed),
+            Err(error) => {
+                tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's file is still to be removed");
+                None
+            }
+        }
+    }
+
     /// Removes an object that no recording names, sent by an upload that got another name or came to nothing. The
     /// tombstone comes first here too, and stays: a push whose outcome is unknown may land after the bucket confirmed
     /// that it has nothing.
     pub(super) async fn remove_stray(&self, key: &ObjectKey) {
-        let cloud = StoreSet::only(StoreKind::Supabase);
-        if let Err(error) = self.catalog.entomb(key, cloud).await {
+        let keys = std::slice::from_ref(key);
+        if let Err(error) = self.catalog.entomb(keys, StoreSet::only(StoreKind::Supabase), &self.origin).await
+        {
             tracing::error!(object.key = %key, error = %chain(&error), "an object that belongs to no recording may stay in the bucket");
         }
-        if let Err(error) = self.finish_deletion(key, cloud).await {
+        if let Err(error) = self.finish_deletions(keys).await {
             tracing::warn!(object.key = %key, error = %chain(&error), "the removal of an object could not be noted; it is tried again");
         }
     }
@@ -126,24 +145,17 @@ impl Services {
         if merged.rows.is_empty() && !cloud_unknown {
             return Err(ServiceError::EmptySession);
         }
-        let mut result = SessionDeletion { count: merged.rows.len(), ..SessionDeletion::default() };
         if cloud_unknown {
             // What it holds cannot be named now, so all of it is hidden until it can.
-            self.catalog.entomb_session(session).await?;
-            result.pending.supabase = true;
+            self.catalog.entomb_session(session, &self.origin).await?;
         }
-        let everywhere = StoreSet { supabase: self.stores.has_primary(), local: true };
-        // First every tombstone, so that the whole session is gone from every answer; then the stores.
-        for row in &merged.rows {
-            self.catalog.entomb(&row.recording.key, everywhere).await?;
-        }
-        for row in &merged.rows {
-            let deletion = self.finish_deletion(&row.recording.key, everywhere).await?;
-            result.pending.supabase |= deletion.pending.supabase;
-            result.pending.local |= deletion.pending.local;
-            metrics::deleted(if deletion.pending.is_empty() { "done" } else { "pending" });
-        }
-        Ok(result)
+        let keys: Vec<ObjectKey> = merged.rows.into_iter().map(|row| row.recording.key).collect();
+        // Every tombstone first, at once, so that the whole session is gone from every answer; then the stores.
+        self.catalog.entomb(&keys, self.everywhere(), &self.origin).await?;
+        let mut pending = self.finish_deletions(&keys).await?.pending;
+        pending.supabase |= cloud_unknown;
+        metrics::deleted(if pending.is_empty() { "done" } else { "pending" });
+        Ok(SessionDeletion { count: keys.len(), pending })
     }
 
     /// Finishes the deletion of a session whose cloud part could not be named: deletes every object there that the
@@ -158,21 +170,17 @@ impl Services {
         // Read after the list: the object of an upload that runs meanwhile has its row by now, or its name is
         // reserved still.
         let view = self.catalog.view(&scope).await.map_err(ServiceError::from)?;
-        for object in objects {
-            let known = view.recordings.iter().any(|row| row.key == object.key);
-            if known || view.reserved.contains(&object.key) || object.modified_at > deleted_at {
-                continue;
-            }
-            self.catalog
-                .entomb(&object.key, StoreSet { supabase: true, local: false })
-                .await
-                .map_err(ServiceError::from)?;
-            self.stores.delete_primary(&object.key).await?;
-            self.catalog
-                .confirm_deleted(&object.key, StoreKind::Supabase)
-                .await
-                .map_err(ServiceError::from)?;
-        }
+        let strays: Vec<ObjectKey> = objects
+            .into_iter()
+            .filter(|object| {
+                let known = view.recordings.iter().any(|row| row.key == object.key);
+                !known && !view.reserved.contains(&object.key) && object.modified_at <= deleted_at
+            })
+            .map(|object| object.key)
+            .collect();
+        let cloud = StoreSet::only(StoreKind::Supabase);
+        self.catalog.entomb(&strays, cloud, &self.origin).await.map_err(ServiceError::from)?;
+        self.finish_deletions(&strays).await?;
         self.catalog.confirm_session_deleted(session).await.map_err(ServiceError::from)?;
         Ok(())
     }

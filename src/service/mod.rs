@@ -10,6 +10,7 @@ pub mod error;
 pub mod health;
 pub mod list;
 pub mod rebuild;
+pub mod recover;
 pub mod sync;
 pub mod upload;
 
@@ -17,11 +18,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use tokio::sync::watch;
 
 pub use self::error::ServiceError;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Origin};
 use crate::domain::media::TypeRules;
 use crate::runtime::tasks::Tasks;
 use crate::spool::Spool;
@@ -32,6 +32,8 @@ use crate::storage::tiered::TieredStore;
 pub struct Services {
     /// The memory.
     pub catalog: Arc<dyn Catalog>,
+    /// Who makes the changes: a client's request, or the gateway itself.
+    pub origin: Arc<Origin>,
     /// The stores in their roles.
     pub stores: Arc<TieredStore>,
     /// Where incoming bytes live.
@@ -44,6 +46,19 @@ pub struct Services {
     pub rules: Arc<Rules>,
     /// Uploads that may run at once.
     pub upload_slots: Arc<tokio::sync::Semaphore>,
+}
+
+impl Services {
+    /// The same, for what a client asks for: it goes into the audit.
+    pub fn for_client(&self, actor: &str, request_id: &str) -> Self {
+        let origin = Origin { actor: actor.to_owned(), request_id: request_id.to_owned() };
+        Self { origin: Arc::new(origin), ..self.clone() }
+    }
+
+    /// The same, for what the gateway does by itself because of `cause`.
+    pub fn for_itself(&self, cause: &str) -> Self {
+        Self { origin: Arc::new(Origin::gateway(cause)), ..self.clone() }
+    }
 }
 
 /// What the configuration lays down for the use cases.
@@ -59,9 +74,8 @@ pub struct Rules {
     pub min_free_bytes: u64,
     /// Goes into file names; empty for none.
     pub node: String,
-    /// Earliest time that goes into a name: the second after the start. A crash may have left a file or object under a
-    /// name of the second it happened in, of which nobody knows.
-    pub names_from: OffsetDateTime,
+    /// Where other gateways on the same catalogue reach this one.
+    pub advertised_url: String,
     /// The bucket's name, as answers show it.
     pub bucket: String,
     /// Whether a local copy stays after the cloud has one.

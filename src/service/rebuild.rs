@@ -11,6 +11,9 @@ use crate::domain::{ObjectKey, Recording, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
 use crate::storage::ListScope;
 
+/// The fact that the bucket was taken in.
+const TAKEN_IN: &str = "bucket_taken_in";
+
 /// A file that changed more recently may still be being copied here.
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
@@ -25,6 +28,17 @@ impl Services {
         local.retain(|object| !known.contains(&object.key) && object.modified_at <= settled);
         let rows = merge(Sources { deleted: view.deleted, local, ..Sources::default() });
         self.adopt(rows.into_iter().map(|row| row.recording).collect()).await
+    }
+
+    /// Takes in what the bucket holds, once in a catalogue's life: a lost one comes back so. Safe to drop and to repeat.
+    pub async fn adopt_cloud_once(&self) -> Result<(), ServiceError> {
+        if !self.stores.has_primary() || self.catalog.fact(TAKEN_IN).await?.is_some() {
+            return Ok(());
+        }
+        if self.adopt_cloud().await?.is_some() {
+            self.catalog.set_fact(TAKEN_IN, &self.rules.bucket).await?;
+        }
+        Ok(())
     }
 
     /// Gives every object in the bucket that the catalogue does not know a row, with what the gateway once left with
@@ -63,7 +77,8 @@ impl Services {
             if let Ok(Some(found)) = self.stores.head_primary(&object.key).await
                 && found.upload_id.is_some()
             {
-                self.catalog.entomb(&object.key, StoreSet::only(StoreKind::Supabase)).await?;
+                let cloud = StoreSet::only(StoreKind::Supabase);
+                self.catalog.entomb(&[object.key], cloud, &self.origin).await?;
                 self.bell.send_replace(());
             }
         }
@@ -74,7 +89,7 @@ impl Services {
         if unknown.is_empty() {
             return Ok(0);
         }
-        let adopted = self.catalog.adopt(&unknown, self.stores.has_primary()).await?;
+        let adopted = self.catalog.adopt(&unknown, self.stores.has_primary(), &self.origin).await?;
         if adopted > 0 {
             tracing::info!(adopted, "recordings that the catalogue did not know were taken in");
             self.bell.send_replace(());

@@ -31,10 +31,12 @@ impl Services {
     pub async fn try_job(&self, job: &Job) -> Tried {
         let done = match &job.kind {
             JobKind::Sync(key) => self.sync_recording(key).await,
-            JobKind::Delete(key) => self.resume_deletion(key).await,
+            JobKind::Delete(key) | JobKind::DeleteLocal(key) => self.resume_deletion(key).await,
             JobKind::DeleteSession(session) => {
                 self.finish_session_deletion(session).await.map(|()| Tried::Done)
             }
+            // Done by their children; nobody is given one.
+            JobKind::SyncAll | JobKind::SyncSession(_) | JobKind::Migration => Ok(Tried::Done),
         };
         match done {
             Ok(tried) => tried,
@@ -43,10 +45,7 @@ impl Services {
     }
 
     async fn resume_deletion(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
-        let Some(tombstone) = self.catalog.tombstone(key).await.map_err(ServiceError::from)? else {
-            return Ok(Tried::Done);
-        };
-        let deletion = self.finish_deletion(key, tombstone.pending).await?;
+        let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
         Ok(match deletion.pending.iter().next() {
             None => Tried::Done,
             Some(store) => Tried::Again(format!("{store} did not confirm the deletion")),
@@ -66,7 +65,8 @@ impl Services {
             // The object may have come after the cloud confirmed that it has none: it has to be asked again, and by
             // a job of its own, for the one of this sync went with the recording.
             let cloud = StoreSet::only(StoreKind::Supabase);
-            self.catalog.entomb(key, cloud).await.map_err(ServiceError::from)?;
+            let entombed = self.catalog.entomb(std::slice::from_ref(key), cloud, &self.origin).await;
+            entombed.map_err(ServiceError::from)?;
             return self.resume_deletion(key).await;
         }
         tried
@@ -88,7 +88,11 @@ impl Services {
             || recording.sha256.is_some_and(|digest| digest != local.sha256)
         {
             self.catalog
-                .park(key, "the local file is not the recording that was stored; it was changed or damaged")
+                .park(
+                    key,
+                    "the local file is not the recording that was stored; it was changed or damaged",
+                    &self.origin,
+                )
                 .await
                 .map_err(ServiceError::from)?;
             return Ok(Tried::Parked);
@@ -110,13 +114,13 @@ impl Services {
                 // Other bytes of this name; the same bytes, sent by somebody else, will do.
                 if !self.same_in_cloud(key, recording, &local).await? {
                     let reason = "the bucket has another object of this name";
-                    self.catalog.park(key, reason).await.map_err(ServiceError::from)?;
+                    self.catalog.park(key, reason, &self.origin).await.map_err(ServiceError::from)?;
                     return Ok(Tried::Parked);
                 }
             }
             Err(error) => match error.parks() {
                 Some(reason) => {
-                    self.catalog.park(key, reason).await.map_err(ServiceError::from)?;
+                    self.catalog.park(key, reason, &self.origin).await.map_err(ServiceError::from)?;
                     return Ok(Tried::Parked);
                 }
                 None => return Err(error.into()),
@@ -154,13 +158,21 @@ impl Services {
         durability: Durability,
     ) -> Result<Tried, PrimaryOrService> {
         let both = StoreSet { supabase: true, local: true };
-        if !self.catalog.mark_stored(key, both, durability, sha256).await.map_err(ServiceError::from)? {
+        if !self
+            .catalog
+            .mark_stored(key, both, durability, sha256, &self.origin)
+            .await
+            .map_err(ServiceError::from)?
+        {
             return Ok(Tried::Done);
         }
         if !self.rules.keep_local {
             self.stores.fallback().delete(key).await.map_err(ServiceError::from)?;
             let cloud = StoreSet::only(StoreKind::Supabase);
-            self.catalog.mark_stored(key, cloud, durability, sha256).await.map_err(ServiceError::from)?;
+            self.catalog
+                .mark_stored(key, cloud, durability, sha256, &self.origin)
+                .await
+                .map_err(ServiceError::from)?;
         }
         Ok(Tried::Done)
     }
@@ -212,7 +224,7 @@ impl Services {
         }
     }
 
-    async fn read_back(&self, key: &ObjectKey) -> Result<ContentDigest, PrimaryError> {
+    pub(super) async fn read_back(&self, key: &ObjectKey) -> Result<ContentDigest, PrimaryError> {
         let gone =
             |detail: &str| StorageError::certain(StoreKind::Supabase, Kind::Unavailable, detail.to_owned());
         let opened =

@@ -15,6 +15,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -49,6 +50,33 @@ impl From<io::Error> for SpoolError {
     }
 }
 
+/// A file that an earlier process left in the spool.
+pub struct Leftover {
+    /// The upload it belonged to; `None` if it is no upload's.
+    pub upload_id: Option<String>,
+    /// Its length.
+    pub size_bytes: u64,
+    path: PathBuf,
+}
+
+impl Leftover {
+    /// The file as a complete source. Unlike other spool files it stays if it is not taken.
+    pub fn open(&self, blocks: BlockPool) -> Result<SpoolReader, SpoolError> {
+        let path = TempPath::try_from_path(&self.path)?;
+        let reader = SpoolReader::of_file(File::open(&self.path)?, self.size_bytes, blocks);
+        reader.return_path(path);
+        Ok(reader)
+    }
+
+    /// Removes it. Blocking.
+    pub fn remove(&self) -> Result<(), SpoolError> {
+        Ok(std::fs::remove_file(&self.path)?)
+    }
+}
+
+/// Begins the names of files of form uploads; the upload's id follows.
+const FORM: &str = "form-";
+
 /// How far a spool file is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Progress {
@@ -72,6 +100,8 @@ pub(crate) struct Shared {
     pub(crate) file: File,
     /// Removes the file when the last holder goes, unless it was taken for the hand-over.
     pub(crate) path: Mutex<Option<TempPath>>,
+    /// Bytes and name outlive a power cut.
+    pub(crate) safe: AtomicBool,
     pub(crate) progress: watch::Sender<Progress>,
     /// When a follower was last given bytes.
     pub(crate) followed_at: Mutex<Option<Instant>>,
@@ -89,29 +119,40 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens the directory, making it if needed, and removes what a crash left: form uploads that had no clean end
-    /// were never answered. Returns how many files were removed. Blocking.
-    pub fn open(dir: PathBuf) -> io::Result<(Self, usize)> {
+    /// Opens the directory, making it if needed. What a crash left there stays: see [`Self::leftovers`]. Blocking.
+    pub fn open(dir: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        let mut swept = 0;
-        for entry in std::fs::read_dir(&dir)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                std::fs::remove_file(entry.path())?;
-                swept += 1;
-            }
-        }
         let jobs = std::thread::available_parallelism().map_or(2, usize::from) * 4;
-        Ok((Self { dir, blocks: BlockPool::default(), gate: Arc::new(Semaphore::new(jobs)) }, swept))
+        Ok(Self { dir, blocks: BlockPool::default(), gate: Arc::new(Semaphore::new(jobs)) })
     }
 
-    /// Starts a new spool file. Blocking only for the creation of an empty file.
-    pub fn create(&self) -> Result<SpoolWriter, SpoolError> {
-        let (file, path) = self.new_file()?;
+    /// Files that an earlier process left. Only to be asked before the first upload. Blocking for one listing.
+    pub fn leftovers(&self) -> Result<Vec<Leftover>, SpoolError> {
+        let mut leftovers = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                let upload_id =
+                    entry.file_name().to_str().and_then(|name| name.strip_prefix(FORM)).map(str::to_owned);
+                leftovers.push(Leftover {
+                    upload_id,
+                    size_bytes: entry.metadata()?.len(),
+                    path: entry.path(),
+                });
+            }
+        }
+        Ok(leftovers)
+    }
+
+    /// Starts the spool file of an upload; the id is part of its name, by which it is found after a crash. Blocking
+    /// only for the creation of an empty file.
+    pub fn create(&self, upload_id: &str) -> Result<SpoolWriter, SpoolError> {
+        let (file, path) = self.new_file(&format!("{FORM}{upload_id}"))?;
         let progress = watch::Sender::new(Progress { written: 0, end: End::Growing });
         let shared = Shared {
             file,
             path: Mutex::new(Some(path)),
+            safe: AtomicBool::new(false),
             progress,
             followed_at: Mutex::default(),
             blocks: self.blocks.clone(),
@@ -119,9 +160,10 @@ impl Spool {
         Ok(SpoolWriter::new(Arc::new(shared), self.gate.clone()))
     }
 
-    fn new_file(&self) -> io::Result<(File, TempPath)> {
+    fn new_file(&self, name: &str) -> io::Result<(File, TempPath)> {
         let named = tempfile::Builder::new()
-            .prefix("form-")
+            .prefix(name)
+            .rand_bytes(0)
             .permissions(std::fs::Permissions::from_mode(0o644))
             .tempfile_in(&self.dir)?;
         Ok(named.into_parts())
@@ -139,7 +181,7 @@ impl Spool {
 
     /// Writes and syncs a small file, to know that the directory takes bytes. Blocking.
     pub fn probe(&self) -> io::Result<()> {
-        let (file, path) = self.new_file()?;
+        let (file, path) = self.new_file(&format!("probe-{}", uuid::Uuid::now_v7()))?;
         file.write_all_at(b"probe", 0)?;
         file.sync_all()?;
         path.close()

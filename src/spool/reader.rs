@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ impl SpoolReader {
     /// A finished file of `size_bytes` that is not the spool's own: it is read, never removed.
     pub fn of_file(file: File, size_bytes: u64, blocks: BlockPool) -> Self {
         let progress = watch::Sender::new(Progress { written: size_bytes, end: End::Complete });
-        let (path, followed_at) = (Mutex::new(None), Mutex::default());
-        Self::new(Arc::new(Shared { file, path, progress, followed_at, blocks }))
+        let (path, followed_at, safe) = (Mutex::new(None), Mutex::default(), AtomicBool::new(true));
+        Self::new(Arc::new(Shared { file, path, safe, progress, followed_at, blocks }))
     }
 
     /// Bytes that can be read now.
@@ -85,6 +85,36 @@ impl SpoolReader {
     /// or the file is not the spool's own. Whoever takes it removes the file by dropping it.
     pub fn take_path(&self) -> Option<TempPath> {
         self.shared.path.lock().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
+    /// Makes bytes and name outlive a power cut; the file is then found by its name whatever happens before it is
+    /// handed over. After an error the file is not to be trusted: the kernel may have forgotten what it could not
+    /// write.
+    pub async fn make_safe(&self) -> Result<(), SpoolError> {
+        let shared = self.shared.clone();
+        let synced = tokio::task::spawn_blocking(move || {
+            shared.file.sync_all()?;
+            let path = shared.path.lock().unwrap_or_else(|e| e.into_inner());
+            if let Some(dir) = path.as_ref().and_then(|path| path.parent()) {
+                super::sync_dir(dir)?;
+            }
+            shared.safe.store(true, Ordering::Release);
+            Ok::<_, io::Error>(())
+        });
+        Ok(synced.await.map_err(|_| SpoolError::Abandoned)??)
+    }
+
+    /// Whether bytes and name outlive a power cut already.
+    pub fn is_safe(&self) -> bool {
+        self.shared.safe.load(Ordering::Acquire)
+    }
+
+    /// Leaves the file in the spool for the next start to decide about.
+    pub fn leave(&self) {
+        if let Some(path) = self.take_path() {
+            // Nothing is lost if that fails: then the file has gone already.
+            let _ = path.keep();
+        }
     }
 
     /// Gives a name back that could not be used, so that the file is removed with its last holder.

@@ -7,7 +7,7 @@ use super::*;
 
 fn spool() -> (tempfile::TempDir, Spool) {
     let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = Spool::open(dir.path().join(".spool")).unwrap();
+    let spool = Spool::open(dir.path().join(".spool")).unwrap();
     (dir, spool)
 }
 
@@ -33,7 +33,7 @@ async fn frames_of_any_size_arrive_whole_and_hashed() {
     let (_dir, spool) = spool();
     for frame in [1usize, 1000, 16 << 10, 500_000, 3 << 20] {
         let data = pattern(if frame == 1 { 100_000 } else { 5_300_001 });
-        let mut writer = spool.create().unwrap();
+        let mut writer = spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
         let early = tokio::spawn(collect(writer.reader().follow()));
         for piece in data.chunks(frame) {
             writer.push(piece).await.unwrap();
@@ -52,7 +52,7 @@ async fn frames_of_any_size_arrive_whole_and_hashed() {
 #[tokio::test]
 async fn an_empty_upload_is_complete_too() {
     let (_dir, spool) = spool();
-    let writer = spool.create().unwrap();
+    let writer = spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
     let reader = writer.reader();
     let done = writer.finish().await.unwrap();
     assert_eq!(done.size_bytes, 0);
@@ -63,7 +63,7 @@ async fn an_empty_upload_is_complete_too() {
 #[tokio::test]
 async fn an_abandoned_upload_is_an_error_for_followers_and_leaves_no_file() {
     let (_dir, spool) = spool();
-    let mut writer = spool.create().unwrap();
+    let mut writer = spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
     let reader = writer.reader();
     let follower = tokio::spawn(collect(reader.follow()));
     writer.push(&pattern(2_500_000)).await.unwrap();
@@ -83,7 +83,7 @@ async fn an_abandoned_upload_is_an_error_for_followers_and_leaves_no_file() {
 #[tokio::test]
 async fn bytes_that_were_judged_and_found_wrong_never_end() {
     let (_dir, spool) = spool();
-    let mut writer = spool.create().unwrap();
+    let mut writer = spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
     let reader = writer.reader();
     writer.push(b"wrong").await.unwrap();
     let done = writer.finish().await.unwrap();
@@ -93,12 +93,20 @@ async fn bytes_that_were_judged_and_found_wrong_never_end() {
 }
 
 #[tokio::test]
-async fn leftovers_of_a_crash_are_swept_at_start() {
+async fn what_a_crash_left_is_known_by_its_upload() {
     let (_dir, spool) = spool();
     std::fs::write(spool.dir().join("form-left"), b"half").unwrap();
-    let (_, swept) = Spool::open(spool.dir().to_owned()).unwrap();
-    assert_eq!(swept, 1);
-    assert_eq!(files(&spool), 0);
+    std::fs::write(spool.dir().join("copy-x"), b"").unwrap();
+    let mut leftovers = spool.leftovers().unwrap();
+    leftovers.sort_by(|a, b| b.upload_id.cmp(&a.upload_id));
+    let told: Vec<_> = leftovers.iter().map(|left| (left.upload_id.as_deref(), left.size_bytes)).collect();
+    assert_eq!(told, [(Some("left"), 4), (None, 0)]);
+    leftovers[1].remove().unwrap();
+    let reader = leftovers[0].open(spool.blocks().clone()).unwrap();
+    assert_eq!((reader.complete_size(), reader.is_safe()), (Some(4), true));
+    reader.leave();
+    drop(reader);
+    assert_eq!(files(&spool), 1, "left for the next start");
 }
 
 #[tokio::test]
@@ -106,7 +114,7 @@ async fn blocks_shrink_when_many_upload() {
     let (_dir, spool) = spool();
     let block = |spool: &Spool| spool.blocks().take().fill(&vec![0; 4 << 20]);
     assert_eq!(block(&spool), 512 << 10);
-    let many: Vec<_> = (0..100).map(|_| spool.create().unwrap()).collect();
+    let many: Vec<_> = (0..100).map(|_| spool.create(&uuid::Uuid::now_v7().to_string()).unwrap()).collect();
     assert_eq!(block(&spool), 64 << 10);
     drop(many);
     assert_eq!(block(&spool), 512 << 10);

@@ -219,7 +219,7 @@ fn secrets_are_hidden_everywhere() {
     let mistakes = World::new()
         .env("SUPABASE_URL", &format!("https://user:{secret}@abc.supabase.co"))
         .env("SUPABASE_SERVICE_ROLE_KEY", &format!("two words {secret}"))
-        .env("GATEWAY_CATALOG__URL", &format!("postgres://user:{secret}@db/x"))
+        .env("GATEWAY_CATALOG__URL", &format!("mysql://user:{secret}@db/x"))
         .file(".env", &format!("KEY {secret}\n"))
         .mistakes();
     assert_eq!(mistakes.len(), 4, "{mistakes:?}");
@@ -227,16 +227,23 @@ fn secrets_are_hidden_everywhere() {
 }
 
 #[test]
-fn a_database_url_is_ignored_with_one_warning() {
+fn a_database_url_names_the_shared_catalogue_and_is_never_shown() {
     let loaded = World::new()
-        .file(".env", "DATABASE_URL=postgres://u:p@h/d")
-        .env("DATABASE_URL", "postgres://u:p@h/d")
+        .file(".env", "DATABASE_URL=postgres://u:hidden@low/d")
+        .env("DATABASE_URL", "postgresql://u:hidden@high/d")
         .load()
         .unwrap();
-    let told: Vec<_> = loaded.warnings.iter().filter(|warning| warning.contains("DATABASE_URL")).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("embedded catalogue") && !told[0].contains("u:p"), "{told:?}");
-    assert!(World::new().env("GATEWAY_CATALOG__URL", "sqlite").load().is_ok());
+    let url = loaded.config.catalog.url.as_ref().unwrap();
+    assert_eq!(url.expose(), "postgresql://u:hidden@high/d");
+    assert!(loaded.values.iter().all(|value| !value.shown_value.contains("hidden")), "{:?}", loaded.values);
+    assert!(!format!("{:?}", loaded.config).contains("hidden"));
+    let embedded = World::new().env("GATEWAY_CATALOG__URL", "sqlite").load().unwrap();
+    assert!(embedded.config.catalog.url.is_none());
+    let mistakes = World::new().env("DATABASE_URL", "mysql://u:hidden@h/d").mistakes();
+    assert!(
+        mistakes[0].contains("postgres://user:password@host") && !mistakes[0].contains("hidden"),
+        "{mistakes:?}"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use crate::catalog::RequestKey;
 use crate::domain::{NameStem, ObjectKey, SessionId};
 use crate::service::{ServiceError, Services};
 use crate::spool::SpoolReader;
@@ -19,8 +20,6 @@ const TRY_AGAIN_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct CloudLeg {
     services: Services,
     task: Option<JoinHandle<Arrived>>,
-    /// What travels with the bytes.
-    pub(super) meta: ObjectMeta,
     /// The name's stem it was started under.
     pub(super) stem: NameStem,
 }
@@ -41,9 +40,10 @@ impl CloudLeg {
         source: SpoolReader,
         known_size: Option<u64>,
         meta: ObjectMeta,
+        request: Option<RequestKey>,
     ) -> Self {
-        let task = run(services.clone(), session, stem.clone(), source, known_size, meta.clone());
-        Self { services: services.clone(), task: Some(services.tasks.spawn(task)), meta, stem }
+        let task = run(services.clone(), session, stem.clone(), source, known_size, meta, request);
+        Self { services: services.clone(), task: Some(services.tasks.spawn(task)), stem }
     }
 
     /// Waits for the end of the transfer.
@@ -80,15 +80,17 @@ async fn run(
     source: SpoolReader,
     known_size: Option<u64>,
     meta: ObjectMeta,
+    request: Option<RequestKey>,
 ) -> Arrived {
     let mut next = 1;
     loop {
-        let (key, n) = match services.catalog.reserve(&session, &stem, next).await {
-            Ok((filename, n)) => (ObjectKey::new(session.clone(), filename), n),
-            Err(error) => {
-                return Arrived { name: Err(error.into()), result: Err(PrimaryError::NotConfigured) };
-            }
-        };
+        let (key, n) =
+            match services.catalog.reserve(&session, &stem, next, &meta.upload_id, request.as_ref()).await {
+                Ok((filename, n)) => (ObjectKey::new(session.clone(), filename), n),
+                Err(error) => {
+                    return Arrived { name: Err(error.into()), result: Err(PrimaryError::NotConfigured) };
+                }
+            };
         let put = || services.stores.put_primary(&key, &source, known_size, &meta, Waiting::Client);
         let mut result = put().await;
         // As long as the client sends there is time for the cloud to come back, and then once more.

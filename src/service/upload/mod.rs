@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::cloud::CloudLeg;
+pub(super) use self::settle::receipt_of;
 use super::{ServiceError, Services};
 use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
@@ -150,7 +151,8 @@ impl Services {
             kind: None,
             file: None,
             started: Instant::now(),
-            at: OffsetDateTime::now_utc().max(self.rules.names_from),
+            at: OffsetDateTime::now_utc(),
+            upload_id: uuid::Uuid::now_v7().to_string(),
             leftovers,
             _slot: slot,
             _in_flight: InFlight,
@@ -180,6 +182,8 @@ pub struct Incoming {
     started: Instant,
     /// Goes into the name.
     at: OffsetDateTime,
+    /// Names the spool file, the object's metadata and the row alike.
+    upload_id: String,
     leftovers: Leftovers,
     _slot: OwnedSemaphorePermit,
     _in_flight: InFlight,
@@ -257,7 +261,7 @@ impl Incoming {
 
     /// The file begins. Called once. Safe to drop.
     pub fn begin_file(&mut self, head: FileHead) -> Result<(), ServiceError> {
-        let writer = self.services.spool.create()?;
+        let writer = self.services.spool.create(&self.upload_id)?;
         self.file = Some(IncomingFile {
             head,
             writer,
@@ -330,7 +334,7 @@ impl Incoming {
         };
         let meta = ObjectMeta {
             content_type: media.content_type,
-            upload_id: uuid::Uuid::now_v7().to_string(),
+            upload_id: self.upload_id.clone(),
             sha256: None,
             original_filename,
         };
@@ -341,6 +345,7 @@ impl Incoming {
             reader,
             expected_bytes,
             meta,
+            self.leftovers.request.clone(),
         );
         if let Some(file) = &mut self.file {
             file.leg = Some(leg);

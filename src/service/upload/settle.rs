@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::cloud::CloudLeg;
 use super::{Incoming, Landed, Leftovers, Receipt, expiry};
-use crate::catalog::Answered;
+use crate::catalog::{Arrival, RequestKey};
 use crate::domain::recording::{micros, to_microseconds};
 use crate::domain::{Durability, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
@@ -24,6 +24,8 @@ struct Complete {
     respond_async: bool,
     fingerprint: String,
     leftovers: Leftovers,
+    /// The keyed request, while its answer may still have to be taken back.
+    request: Option<RequestKey>,
 }
 
 pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceError> {
@@ -48,9 +50,7 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         session: incoming.session.clone(),
         size_bytes: spooled.size_bytes,
         meta: ObjectMeta {
-            upload_id: leg
-                .as_ref()
-                .map_or_else(|| uuid::Uuid::now_v7().to_string(), |leg| leg.meta.upload_id.clone()),
+            upload_id: incoming.upload_id.clone(),
             content_type: media.content_type,
             sha256: Some(spooled.sha256),
             original_filename: file.head.client_filename.clone(),
@@ -58,6 +58,7 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         leg,
         respond_async: incoming.options.respond_async,
         fingerprint,
+        request: None,
         leftovers: std::mem::replace(&mut incoming.leftovers, Leftovers::none(&incoming.services)),
         // From here on the cloud may have the last block.
         source: spooled.publish(),
@@ -70,28 +71,33 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
 
 impl Complete {
     async fn keep(mut self) -> Result<Receipt, ServiceError> {
-        let (key, landed) = match self.try_cloud().await? {
-            (Some(key), Ok(())) => (key, Landed::Cloud),
-            (key, Err(error)) => self.keep_here(key, error).await?,
-            (None, Ok(())) => return Err(ServiceError::Unexpected),
-        };
-        let stored_in = if landed == Landed::Cloud { StoreKind::Supabase } else { StoreKind::Local };
-        let recording = Recording {
-            key: key.clone(),
+        match self.try_cloud().await? {
+            (Some(key), Ok(())) => {
+                let public_url = self.services.stores.public_url(&key);
+                let recording = self.recording(key, StoreKind::Supabase, None);
+                let stored = self.commit(&recording, None, &Landed::Cloud, public_url).await?;
+                Ok(stored)
+            }
+            (key, Err(error)) => self.keep_here(key, error).await,
+            (None, Ok(())) => Err(ServiceError::Unexpected),
+        }
+    }
+
+    fn recording(&self, key: ObjectKey, store: StoreKind, parked_reason: Option<String>) -> Recording {
+        let in_cloud = store == StoreKind::Supabase;
+        Recording {
+            key,
             size_bytes: self.size_bytes,
             sha256: self.meta.sha256,
             content_type: self.meta.content_type.clone(),
             original_filename: self.meta.original_filename.clone(),
-            durability: if landed == Landed::Cloud { Durability::Cloud } else { Durability::Local },
-            stores: StoreSet::only(stored_in),
+            durability: if in_cloud { Durability::Cloud } else { Durability::Local },
+            stores: StoreSet::only(store),
+            held_by: None,
             uploaded_at: to_microseconds(OffsetDateTime::now_utc()),
-            parked_reason: if let Landed::Parked(reason) = &landed { Some(reason.clone()) } else { None },
+            parked_reason,
             upload_id: self.meta.upload_id.clone(),
-        };
-        let public_url = (landed == Landed::Cloud).then(|| self.services.stores.public_url(&key)).flatten();
-        let receipt = receipt_of(&recording, landed, public_url);
-        self.remember(&recording, &receipt).await?;
-        Ok(receipt)
+        }
     }
 
     /// Tries the cloud. The name, if one was taken, is in the leftovers.
@@ -114,6 +120,7 @@ impl Complete {
                 self.source.clone(),
                 Some(self.size_bytes),
                 self.meta.clone(),
+                self.leftovers.request.clone(),
             ),
         };
         let likely = leg.stem.clone();
@@ -155,18 +162,24 @@ impl Complete {
     }
 
     async fn take_name(&mut self, first: u32) -> Result<(ObjectKey, u32), ServiceError> {
-        let (filename, n) = self.services.catalog.reserve(&self.session, &self.stem, first).await?;
+        let (id, request) = (&self.meta.upload_id, self.leftovers.request.as_ref());
+        let (filename, n) =
+            self.services.catalog.reserve(&self.session, &self.stem, first, id, request).await?;
         let key = ObjectKey::new(self.session.clone(), filename);
         self.leftovers.names.push(key.clone());
         Ok((key, n))
     }
 
     /// Keeps the recording here. `name` is reserved already if there is one.
+    ///
+    /// First the bytes are safe in the spool, then the row promises them, then the file goes to its place: a crash
+    /// between the steps leaves a spool file without a row, which is nothing, or one with a row, which the next start
+    /// puts in its place.
     async fn keep_here(
         &mut self,
         name: Option<ObjectKey>,
         why: PrimaryError,
-    ) -> Result<(ObjectKey, Landed), ServiceError> {
+    ) -> Result<Receipt, ServiceError> {
         let landed = match &why {
             PrimaryError::NotConfigured => Landed::Local,
             PrimaryError::LeftAlone { .. } if self.respond_async => Landed::Early,
@@ -182,56 +195,105 @@ impl Complete {
                 "the cloud did not take a recording; it is kept here"
             );
         }
-        let (mut key, mut next) = match name {
-            Some(key) => (key, 1),
-            None => {
-                let (key, n) = self.take_name(1).await?;
-                (key, n + 1)
-            }
-        };
+        let parked = if let Landed::Parked(reason) = &landed { Some(reason.clone()) } else { None };
+        self.source.make_safe().await?;
+        let (mut reserved, mut first) = (name, 1);
         loop {
+            let place = match &reserved {
+                Some(key) => key.clone(),
+                None => ObjectKey::new(self.session.clone(), self.stem.nth(first)),
+            };
+            // A file that somebody dropped there has this name.
+            if self.services.stores.fallback().head(&place).await?.is_some() {
+                reserved = None;
+                first += u32::from(place.filename == self.stem.nth(first));
+                continue;
+            }
+            let from = if reserved.is_some() { None } else { Some(first) };
+            let recording = self.recording(place, StoreKind::Local, parked.clone());
+            let receipt = self.commit(&recording, from, &landed, None).await?;
+            let key = ObjectKey::parse(&receipt.file_path).ok_or(ServiceError::Unexpected)?;
             match self.services.stores.put_fallback(&key, &self.source, &self.meta).await {
-                Ok(()) => return Ok((key, landed)),
-                // A file that somebody dropped there has this name.
-                Err(error) if error.kind == Kind::AlreadyExists => {
-                    let (other, n) = self.take_name(next).await?;
-                    (key, next) = (other, n + 1);
+                Ok(()) => {
+                    self.unless_deleted(&key).await;
+                    return Ok(receipt);
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    if let Err(error) = self.services.catalog.retract(&key, self.request.as_ref()).await {
+                        // Promised after all: the next start puts it in its place.
+                        self.source.leave();
+                        return Err(error.into());
+                    }
+                    self.leftovers.request = self.request.take();
+                    if error.kind != Kind::AlreadyExists {
+                        return Err(error.into());
+                    }
+                    (reserved, first) = (None, first + 1);
+                }
             }
         }
     }
 
-    async fn remember(mut self, recording: &Recording, receipt: &Receipt) -> Result<(), ServiceError> {
-        let answered = Answered {
-            fingerprint: std::mem::take(&mut self.fingerprint),
-            answer: serde_json::to_string(receipt).map_err(|_| ServiceError::Unexpected)?,
-        };
-        let request = self.leftovers.request.clone();
-        let sync = matches!(receipt.landed, Landed::CloudUnavailable | Landed::Early);
-        let kept =
-            self.services.catalog.commit(recording, sync, request.as_ref().map(|r| (r, &answered))).await;
-        if let Err(error) = kept {
-            // Not promised: the bytes go again, as if the upload had never been.
-            if recording.stores.local
-                && let Err(error) = self.services.stores.fallback().delete(&recording.key).await
-            {
-                tracing::error!(object.key = %recording.key, error = %chain(&error), "a file without a row stays on the disk");
+    /// Somebody who guessed the name may have deleted it before its file was in its place.
+    async fn unless_deleted(&self, key: &ObjectKey) {
+        if matches!(self.services.catalog.tombstone(key).await, Ok(Some(_))) {
+            let here = StoreSet::only(StoreKind::Local);
+            let entombed =
+                self.services.catalog.entomb(std::slice::from_ref(key), here, &self.services.origin).await;
+            if let Err(error) = entombed {
+                tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's file is still to be removed");
             }
-            return Err(error.into());
+            self.services.bell.send_replace(());
         }
-        self.leftovers.names.retain(|name| *name != recording.key);
+    }
+
+    /// Writes the row, which is the promise. `from` is where the name is counted from if it was not reserved.
+    async fn commit(
+        &mut self,
+        recording: &Recording,
+        from: Option<u32>,
+        landed: &Landed,
+        public_url: Option<String>,
+    ) -> Result<Receipt, ServiceError> {
+        self.request = self.leftovers.request.clone();
+        let receipt = |recording: &Recording| receipt_of(recording, landed.clone(), public_url.clone());
+        let answer =
+            |recording: &Recording| serde_json::to_string(&receipt(recording)).expect("a receipt is JSON");
+        let arrival = Arrival {
+            recording,
+            name_from: from.map(|from| (&self.stem, from)),
+            sync: matches!(landed, Landed::CloudUnavailable | Landed::Early),
+            parent: None,
+            request: self.request.as_ref().map(|request| (request, self.fingerprint.as_str())),
+            answer: &answer,
+        };
+        let kept = match self.services.catalog.commit(arrival, &self.services.origin).await {
+            Ok(kept) => kept,
+            // A connection that broke at the last moment does not tell whether it was written.
+            Err(error) => match self.services.catalog.get_by_upload(&recording.upload_id).await {
+                Ok(Some(kept)) => kept,
+                Ok(None) => return Err(error.into()),
+                Err(_) => {
+                    // Nothing is given back or removed: the next start finds out what was promised.
+                    self.source.leave();
+                    self.leftovers = Leftovers::none(&self.services);
+                    return Err(error.into());
+                }
+            },
+        };
+        self.leftovers.names.retain(|name| *name != kept.key);
         self.leftovers.request = None;
-        if self.leftovers.object.as_ref() == Some(&recording.key) {
+        // What may have arrived under the name it keeps is its own.
+        if self.leftovers.object.as_ref() == Some(&kept.key) {
             self.leftovers.object = None;
         }
-        if request.is_some() {
+        if self.request.is_some() {
             let older = expiry(OffsetDateTime::now_utc(), self.services.rules.idempotency_ttl);
             if let Err(error) = self.services.catalog.expire_requests(older).await {
                 tracing::warn!(error = %chain(&error), "old answers stay in the catalogue");
             }
         }
-        Ok(())
+        Ok(receipt(&kept))
     }
 }
 
@@ -241,7 +303,11 @@ impl Leftovers {
     }
 }
 
-fn receipt_of(recording: &Recording, landed: Landed, public_url: Option<String>) -> Receipt {
+pub(in crate::service) fn receipt_of(
+    recording: &Recording,
+    landed: Landed,
+    public_url: Option<String>,
+) -> Receipt {
     let storage = if recording.stores.supabase { StoreKind::Supabase } else { StoreKind::Local };
     Receipt {
         file_path: recording.key.to_string(),

@@ -73,9 +73,12 @@ impl Files {
         spool: &Spool,
     ) -> io::Result<()> {
         let Some(path) = source.take_path() else { return self.store_copy(key, source, size, spool) };
+        // A file that is safe in the spool is found there if the new name does not outlive a power cut.
+        let safe = source.is_safe();
         // After a failed fsync the kernel may forget what it could not write: the file is not trusted again, and
         // the error goes up. Nothing was renamed.
-        let stored = source.file().sync_all().and_then(|()| self.place(&path, key));
+        let synced = if safe { Ok(()) } else { source.file().sync_all() };
+        let stored = synced.and_then(|()| self.place(&path, key, !safe));
         match stored {
             Ok(()) => {
                 // Renamed away: there is nothing left to remove under the old name.
@@ -103,15 +106,16 @@ impl Files {
         }
         staged.as_file().sync_all()?;
         let path = staged.into_temp_path();
-        self.place(&path, key)?;
+        self.place(&path, key, true)?;
         let _gone = path.keep();
         Ok(())
     }
 
-    fn place(&self, from: &Path, key: &ObjectKey) -> io::Result<()> {
+    fn place(&self, from: &Path, key: &ObjectKey, sync: bool) -> io::Result<()> {
         loop {
             let dir = self.make_session_dir(&key.session)?;
             match rename_new(CWD, from, &dir, key.filename.as_str()) {
+                Ok(()) if !sync => return Ok(()),
                 Ok(()) => {
                     let synced = rustix::fs::fsync(&dir);
                     if synced.is_err() {

@@ -1,33 +1,103 @@
 //! The story of a catalogue: what it promises across names, recordings, deletions, jobs, repeats and restarts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use recording_gateway::catalog::sqlite::SqliteCatalog;
-use recording_gateway::catalog::{Answered, Begun, Catalog, CatalogError, Job, JobKind, RequestKey, Work};
+use recording_gateway::catalog::{
+    Action, Answered, Arrival, Audit, AuditQuery, Begun, CatalogError, Changed, Children, Deletions,
+    Gateways, Job, JobKind, JobQuery, JobState, Jobs, Origin, QueueSyncs, Recordings, RequestKey, Requests,
+    SqlCatalog, Work, sqlite,
+};
 use recording_gateway::domain::{
-    ContentDigest, Durability, NameStem, ObjectKey, Recording, RecordingType, SessionId, StoreKind, StoreSet,
+    ContentDigest, Durability, Filename, GatewayId, NameStem, ObjectKey, Recording, RecordingType, SessionId,
+    StoreKind, StoreSet,
 };
 use recording_gateway::storage::ListScope;
 use time::OffsetDateTime;
 use time::macros::datetime;
+use url::Url;
 
-/// A catalogue that can be closed and opened again.
+use crate::support::postgres;
+
+/// A catalogue that can be closed and opened again, on either database.
 struct Place {
     dir: tempfile::TempDir,
+    postgres: Option<Url>,
 }
 
 impl Place {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+    /// One on each database that is there.
+    async fn all() -> Vec<Self> {
+        let place = |postgres| Self { dir: tempfile::tempdir().unwrap(), postgres };
+        let shared = postgres::database("the catalogue on PostgreSQL").await;
+        [place(None)].into_iter().chain(shared.map(|url| place(Some(url)))).collect()
     }
 
     fn path(&self) -> PathBuf {
         self.dir.path().join("catalog.sqlite")
     }
 
-    async fn open(&self) -> SqliteCatalog {
-        SqliteCatalog::open(&self.path()).await.unwrap().0
+    async fn open(&self) -> SqlCatalog {
+        self.open_as("here").await
     }
+
+    async fn open_as(&self, gateway: &str) -> SqlCatalog {
+        self.try_open(gateway).await.unwrap()
+    }
+
+    async fn try_open(&self, gateway: &str) -> Result<SqlCatalog, CatalogError> {
+        let gateway = GatewayId(gateway.to_owned());
+        let opened = match &self.postgres {
+            None => sqlite::open(&self.path(), gateway).await,
+            Some(url) => recording_gateway::catalog::postgres::open(url, gateway).await,
+        };
+        opened.map(|(catalog, _)| catalog)
+    }
+}
+
+/// The story on every database that is there.
+macro_rules! story {
+    ($name:ident, $tell:ident) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            for place in Place::all().await {
+                $tell(place).await;
+            }
+        }
+    };
+}
+
+fn by() -> Origin {
+    Origin { actor: "tester".into(), request_id: "r1".into() }
+}
+
+/// Keeps a recording whose name is given.
+async fn keep(
+    catalog: &SqlCatalog,
+    recording: &Recording,
+    sync: bool,
+    request: Option<&RequestKey>,
+) -> Result<Recording, CatalogError> {
+    let arrival = Arrival {
+        recording,
+        name_from: None,
+        sync,
+        parent: None,
+        request: request.map(|request| (request, "f")),
+        answer: &|recording| format!("{{{}}}", recording.key),
+    };
+    catalog.commit(arrival, &by()).await
+}
+
+async fn reserve(catalog: &SqlCatalog, session: &SessionId, stem: &NameStem, first: u32) -> (Filename, u32) {
+    catalog.reserve(session, stem, first, "u9", None).await.unwrap()
+}
+
+async fn entomb(catalog: &SqlCatalog, key: &ObjectKey, pending: StoreSet) {
+    catalog.entomb(std::slice::from_ref(key), pending, &by()).await.unwrap();
+}
+
+async fn confirm(catalog: &SqlCatalog, key: &ObjectKey, store: StoreKind) {
+    catalog.confirm_deleted(std::slice::from_ref(key), store).await.unwrap();
 }
 
 fn session(text: &str) -> SessionId {
@@ -47,6 +117,7 @@ fn recording(key: &ObjectKey, store: StoreKind) -> Recording {
         original_filename: Some("März.webm".into()),
         durability: Durability::Local,
         stores: StoreSet::only(store),
+        held_by: None,
         uploaded_at: datetime!(2024-12-01 14:30:22.123456 UTC),
         parked_reason: None,
         upload_id: "u1".into(),
@@ -59,32 +130,32 @@ fn now() -> i64 {
 
 const HOUR: i64 = 3_600_000_000;
 
-async fn claim(catalog: &dyn Catalog) -> Option<Job> {
+async fn claim(catalog: &SqlCatalog) -> Option<Job> {
     catalog.claim_job(now(), HOUR, Work::All).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn names_are_given_once() {
-    let place = Place::new();
+story!(names_are_given_once, names_are_given_once_on);
+
+async fn names_are_given_once_on(place: Place) {
     let catalog = place.open().await;
     let stem = stem(datetime!(2024-12-01 14:30:22 UTC));
     let s = session("s");
-    let reservations = (0..20).map(|_| catalog.reserve(&s, &stem, 1));
+    let reservations = (0..20).map(|_| reserve(&catalog, &s, &stem, 1));
     let mut numbers: Vec<u32> =
-        futures_util::future::join_all(reservations).await.into_iter().map(|r| r.unwrap().1).collect();
+        futures_util::future::join_all(reservations).await.into_iter().map(|r| r.1).collect();
     numbers.sort_unstable();
     assert!(numbers.iter().copied().eq(1..=20), "all at once, no number twice: {numbers:?}");
 
     let key = |n| ObjectKey::new(s.clone(), stem.nth(n));
-    catalog.commit(&recording(&key(1), StoreKind::Local), false, None).await.unwrap();
+    keep(&catalog, &recording(&key(1), StoreKind::Local), false, None).await.unwrap();
     catalog.release(&key(2)).await.unwrap();
     catalog.release(&key(3)).await.unwrap();
-    assert_eq!(catalog.reserve(&s, &stem, 1).await.unwrap(), (stem.nth(2), 2), "given back, given out");
-    assert_eq!(catalog.reserve(&s, &stem, 3).await.unwrap().1, 3, "counted from where the caller says");
-    catalog.entomb(&key(1), StoreSet::default()).await.unwrap();
-    assert_eq!(catalog.reserve(&s, &stem, 1).await.unwrap().1, 21, "a deleted name is not used again");
+    assert_eq!(reserve(&catalog, &s, &stem, 1).await, (stem.nth(2), 2), "given back, given out");
+    assert_eq!(reserve(&catalog, &s, &stem, 3).await.1, 3, "counted from where the caller says");
+    entomb(&catalog, &key(1), StoreSet::default()).await;
+    assert_eq!(reserve(&catalog, &s, &stem, 1).await.1, 21, "a deleted name is not used again");
     let other = session("t");
-    assert_eq!(catalog.reserve(&other, &stem, 1).await.unwrap().1, 1, "another session, another name");
+    assert_eq!(reserve(&catalog, &other, &stem, 1).await.1, 1, "another session, another name");
 
     let view = catalog.view(&ListScope::Session(s.clone())).await.unwrap();
     assert_eq!(view.reserved.len(), 20);
@@ -92,22 +163,29 @@ async fn names_are_given_once() {
     catalog.close().await;
     let catalog = place.open().await;
     assert!(
-        catalog.view(&ListScope::Everything).await.unwrap().reserved.is_empty(),
-        "they belong to a process"
+        catalog.view(&ListScope::Everything).await.unwrap().reserved.len() == 21,
+        "nobody knows yet whether their objects arrived"
     );
-    assert_eq!(catalog.reserve(&s, &stem, 1).await.unwrap().1, 2, "the deleted one is still remembered");
+    let abandoned = catalog.abandoned().await.unwrap();
+    assert_eq!(abandoned.len(), 21);
+    assert!(abandoned.iter().all(|one| one.upload_id == "u9" && one.request.is_none()));
+    for one in &abandoned {
+        catalog.release(&one.key).await.unwrap();
+    }
+    assert_eq!(reserve(&catalog, &s, &stem, 1).await.1, 2, "the deleted one is still remembered");
+    assert_eq!(catalog.abandoned().await.unwrap(), [], "its own are not abandoned");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_recordings_life() {
-    let place = Place::new();
+story!(a_recordings_life, a_recordings_life_on);
+
+async fn a_recordings_life_on(place: Place) {
     let catalog = place.open().await;
     let key = ObjectKey::parse("s/a.webm").unwrap();
     let kept = recording(&key, StoreKind::Local);
     assert_eq!(catalog.get(&key).await.unwrap(), None);
-    catalog.commit(&kept, true, None).await.unwrap();
+    keep(&catalog, &kept, true, None).await.unwrap();
     assert_eq!(catalog.get(&key).await.unwrap(), Some(kept.clone()));
-    assert!(catalog.commit(&kept, true, None).await.is_err(), "one name, one recording");
+    assert!(keep(&catalog, &kept, true, None).await.is_err(), "one name, one recording");
     let counts = catalog.counts().await.unwrap();
     assert_eq!(
         (counts.recordings, counts.unsynced, counts.unsynced_bytes, counts.jobs),
@@ -116,14 +194,14 @@ async fn a_recordings_life() {
     assert_eq!(counts.oldest_unsynced_us, Some(1_733_063_422_123_456));
 
     // It cannot go to the cloud, then it does.
-    catalog.park(&key, "too large").await.unwrap();
+    catalog.park(&key, "too large", &by()).await.unwrap();
     let parked = catalog.get(&key).await.unwrap().unwrap();
     assert_eq!(parked.parked_reason.as_deref(), Some("too large"));
     let counts = catalog.counts().await.unwrap();
     assert_eq!((counts.unsynced, counts.parked, counts.jobs), (0, 1, 0));
     let both = StoreSet { supabase: true, local: true };
     let digest = ContentDigest::from_bytes([7; 32]);
-    assert!(catalog.mark_stored(&key, both, Durability::CloudVerified, digest).await.unwrap());
+    assert!(catalog.mark_stored(&key, both, Durability::CloudVerified, digest, &by()).await.unwrap());
     let stored = catalog.get(&key).await.unwrap().unwrap();
     assert_eq!(
         (stored.stores, stored.durability, stored.parked_reason),
@@ -131,34 +209,38 @@ async fn a_recordings_life() {
     );
 
     // Deleted: gone at once, remembered for good.
-    catalog.entomb(&key, both).await.unwrap();
+    entomb(&catalog, &key, both).await;
     assert_eq!(catalog.get(&key).await.unwrap(), None);
     assert_eq!(catalog.tombstone(&key).await.unwrap().unwrap().pending, both);
     assert!(
-        !catalog.mark_stored(&key, both, Durability::Cloud, digest).await.unwrap(),
+        !catalog.mark_stored(&key, both, Durability::Cloud, digest, &by()).await.unwrap(),
         "it is not brought back"
     );
-    assert_eq!(catalog.adopt(std::slice::from_ref(&kept), true).await.unwrap(), 0, "not this way either");
-    catalog.confirm_deleted(&key, StoreKind::Local).await.unwrap();
+    assert_eq!(
+        catalog.adopt(std::slice::from_ref(&kept), true, &by()).await.unwrap(),
+        0,
+        "not this way either"
+    );
+    confirm(&catalog, &key, StoreKind::Local).await;
     assert_eq!(catalog.tombstone(&key).await.unwrap().unwrap().pending, StoreSet::only(StoreKind::Supabase));
     assert_eq!(catalog.counts().await.unwrap().jobs, 1);
-    catalog.confirm_deleted(&key, StoreKind::Supabase).await.unwrap();
+    confirm(&catalog, &key, StoreKind::Supabase).await;
     assert!(catalog.tombstone(&key).await.unwrap().unwrap().pending.is_empty());
     assert_eq!(catalog.counts().await.unwrap().jobs, 0);
     // A late object: the deletion is taken up again.
-    catalog.entomb(&key, StoreSet::only(StoreKind::Supabase)).await.unwrap();
+    entomb(&catalog, &key, StoreSet::only(StoreKind::Supabase)).await;
     assert_eq!(catalog.tombstone(&key).await.unwrap().unwrap().pending, StoreSet::only(StoreKind::Supabase));
     assert_eq!(claim(&catalog).await.unwrap().kind, JobKind::Delete(key));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_others_brought_is_adopted_once() {
-    let place = Place::new();
+story!(what_others_brought_is_adopted_once, what_others_brought_is_adopted_once_on);
+
+async fn what_others_brought_is_adopted_once_on(place: Place) {
     let catalog = place.open().await;
     let (here, there) = (ObjectKey::parse("s/here.webm").unwrap(), ObjectKey::parse("t/there.webm").unwrap());
     let found = [recording(&here, StoreKind::Local), recording(&there, StoreKind::Supabase)];
-    assert_eq!(catalog.adopt(&found, true).await.unwrap(), 2);
-    assert_eq!(catalog.adopt(&found, true).await.unwrap(), 0);
+    assert_eq!(catalog.adopt(&found, true, &by()).await.unwrap(), 2);
+    assert_eq!(catalog.adopt(&found, true, &by()).await.unwrap(), 0);
     assert_eq!(claim(&catalog).await.unwrap().kind, JobKind::Sync(here.clone()), "only what the cloud lacks");
     assert_eq!(claim(&catalog).await, None);
     let (s, t) = (ListScope::Session(session("s")), ListScope::Session(session("t")));
@@ -167,18 +249,18 @@ async fn what_others_brought_is_adopted_once() {
     assert_eq!(catalog.view(&ListScope::Everything).await.unwrap().recordings.len(), 2);
     // A name that an upload holds is not adopted under its feet.
     let at = stem(datetime!(2024-12-01 14:30:22 UTC));
-    let (filename, _) = catalog.reserve(&session("s"), &at, 1).await.unwrap();
+    let (filename, _) = reserve(&catalog, &session("s"), &at, 1).await;
     let reserved = recording(&ObjectKey::new(session("s"), filename), StoreKind::Supabase);
-    assert_eq!(catalog.adopt(&[reserved], true).await.unwrap(), 0);
+    assert_eq!(catalog.adopt(&[reserved], true, &by()).await.unwrap(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn jobs_are_leased_to_one_at_a_time() {
-    let place = Place::new();
+story!(jobs_are_leased_to_one_at_a_time, jobs_are_leased_to_one_at_a_time_on);
+
+async fn jobs_are_leased_to_one_at_a_time_on(place: Place) {
     let catalog = place.open().await;
     let keys: Vec<ObjectKey> = (0..3).map(|n| ObjectKey::parse(&format!("s/{n}.webm")).unwrap()).collect();
     for key in &keys {
-        catalog.commit(&recording(key, StoreKind::Local), true, None).await.unwrap();
+        keep(&catalog, &recording(key, StoreKind::Local), true, None).await.unwrap();
     }
     let first = claim(&catalog).await.unwrap();
     assert_eq!((&first.kind, first.attempt), (&JobKind::Sync(keys[0].clone()), 1), "the oldest first");
@@ -209,14 +291,14 @@ async fn jobs_are_leased_to_one_at_a_time() {
     assert_eq!(claim(&catalog).await.map(|job| job.id), Some(third.id));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sessions_are_deleted_until_the_cloud_was_asked() {
-    let place = Place::new();
+story!(sessions_are_deleted_until_the_cloud_was_asked, sessions_are_deleted_until_the_cloud_was_asked_on);
+
+async fn sessions_are_deleted_until_the_cloud_was_asked_on(place: Place) {
     let catalog = place.open().await;
     let s = session("s");
     assert_eq!(catalog.session_tombstone(&s).await.unwrap(), None);
     let before = OffsetDateTime::now_utc();
-    catalog.entomb_session(&s).await.unwrap();
+    catalog.entomb_session(&s, &by()).await.unwrap();
     catalog.close().await;
     let catalog = place.open().await;
     let at = catalog.session_tombstone(&s).await.unwrap().unwrap();
@@ -232,11 +314,14 @@ async fn sessions_are_deleted_until_the_cloud_was_asked() {
     assert_eq!(catalog.counts().await.unwrap().jobs, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_rebuild_found_before_its_session_was_deleted_is_not_adopted_after_it() {
-    let place = Place::new();
+story!(
+    what_a_rebuild_found_before_its_session_was_deleted_is_not_adopted_after_it,
+    what_a_rebuild_found_before_its_session_was_deleted_is_not_adopted_after_it_on
+);
+
+async fn what_a_rebuild_found_before_its_session_was_deleted_is_not_adopted_after_it_on(place: Place) {
     let catalog = place.open().await;
-    catalog.entomb_session(&session("s")).await.unwrap();
+    catalog.entomb_session(&session("s"), &by()).await.unwrap();
     let key = |text| ObjectKey::parse(text).unwrap();
     let old = recording(&key("s/old.webm"), StoreKind::Supabase);
     let new = Recording {
@@ -245,28 +330,31 @@ async fn what_a_rebuild_found_before_its_session_was_deleted_is_not_adopted_afte
     };
     let here = recording(&key("s/here.webm"), StoreKind::Local);
     let other = recording(&key("t/old.webm"), StoreKind::Supabase);
-    assert_eq!(catalog.adopt(&[old.clone(), new, here, other], false).await.unwrap(), 3);
+    assert_eq!(catalog.adopt(&[old.clone(), new, here, other], false, &by()).await.unwrap(), 3);
     assert_eq!(catalog.get(&old.key).await.unwrap(), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_recording_deleted_before_its_upload_was_answered_stays_deleted() {
-    let place = Place::new();
+story!(
+    a_recording_deleted_before_its_upload_was_answered_stays_deleted,
+    a_recording_deleted_before_its_upload_was_answered_stays_deleted_on
+);
+
+async fn a_recording_deleted_before_its_upload_was_answered_stays_deleted_on(place: Place) {
     let catalog = place.open().await;
     let key = ObjectKey::parse("s/a.webm").unwrap();
-    catalog.entomb(&key, StoreSet::default()).await.unwrap();
-    catalog.confirm_deleted(&key, StoreKind::Supabase).await.unwrap();
+    entomb(&catalog, &key, StoreSet::default()).await;
+    confirm(&catalog, &key, StoreKind::Supabase).await;
     assert_eq!(catalog.counts().await.unwrap().jobs, 0);
-    catalog.commit(&recording(&key, StoreKind::Local), true, None).await.unwrap();
+    keep(&catalog, &recording(&key, StoreKind::Local), true, None).await.unwrap();
     assert_eq!(catalog.get(&key).await.unwrap(), None, "no row beside the tombstone");
     assert_eq!(catalog.tombstone(&key).await.unwrap().unwrap().pending, StoreSet::only(StoreKind::Local));
-    assert_eq!(claim(&catalog).await.unwrap().kind, JobKind::Delete(key), "its bytes go too");
+    assert_eq!(claim(&catalog).await.unwrap().kind, JobKind::DeleteLocal(key), "its bytes go too");
     assert_eq!(claim(&catalog).await, None, "and are not sent");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_keyed_request_is_answered_once() {
-    let place = Place::new();
+story!(a_keyed_request_is_answered_once, a_keyed_request_is_answered_once_on);
+
+async fn a_keyed_request_is_answered_once_on(place: Place) {
     let catalog = place.open().await;
     let request = |scope: &str| RequestKey { scope: scope.into(), key: "k".into() };
     let (one, two) = (request("one"), request("two"));
@@ -276,9 +364,9 @@ async fn a_keyed_request_is_answered_once() {
     catalog.forget_request(&two).await.unwrap();
     assert_eq!(catalog.begin_request(&two).await.unwrap(), Begun::First, "it came to nothing");
 
-    let answered = Answered { fingerprint: "f".into(), answer: "{}".into() };
+    let answered = Answered { fingerprint: "f".into(), answer: "{s/a.webm}".into() };
     let key = ObjectKey::parse("s/a.webm").unwrap();
-    catalog.commit(&recording(&key, StoreKind::Supabase), false, Some((&one, &answered))).await.unwrap();
+    keep(&catalog, &recording(&key, StoreKind::Supabase), false, Some(&one)).await.unwrap();
     assert_eq!(catalog.begin_request(&one).await.unwrap(), Begun::Answered(answered.clone()));
     catalog.forget_request(&one).await.unwrap();
     assert_eq!(
@@ -295,25 +383,320 @@ async fn a_keyed_request_is_answered_once() {
     assert_eq!(catalog.begin_request(&two).await.unwrap(), Begun::Running, "one that runs does not expire");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_catalogue_of_a_newer_version_is_refused_untouched() {
-    let place = Place::new();
+story!(a_catalogue_of_a_newer_version_is_refused_untouched, a_newer_version_on);
+
+async fn a_newer_version_on(place: Place) {
     place.open().await.close().await;
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(place.path());
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    sqlx::query(
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (99, 'of tomorrow', 1, x'00', 0)",
-    )
-    .execute(&pool)
-    .await
-    .unwrap();
-    pool.close().await;
-    let before = std::fs::read(place.path()).unwrap();
-    match SqliteCatalog::open(Path::new(&place.path())).await {
+    let of_tomorrow = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                       VALUES (99, 'of tomorrow', true, '00', 0)";
+    match &place.postgres {
+        None => {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(place.path());
+            let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+            sqlx::query(of_tomorrow).execute(&pool).await.unwrap();
+            pool.close().await;
+        }
+        Some(url) => {
+            let pool = sqlx::PgPool::connect(url.as_str()).await.unwrap();
+            sqlx::query(of_tomorrow).execute(&pool).await.unwrap();
+            pool.close().await;
+        }
+    }
+    let before = std::fs::read(place.path()).ok();
+    match place.try_open("here").await {
         Err(CatalogError::Newer(version)) => assert_eq!(version, 99),
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("it was opened"),
     }
-    assert!(std::fs::read(place.path()).unwrap() == before, "and not changed");
+    assert!(std::fs::read(place.path()).ok() == before, "and not changed");
+}
+
+story!(a_name_is_found_with_the_commit, a_name_is_found_on);
+
+async fn a_name_is_found_on(place: Place) {
+    let catalog = place.open().await;
+    let stem = stem(datetime!(2024-12-01 14:30:22 UTC));
+    let s = session("s");
+    let (reserved, _) = reserve(&catalog, &s, &stem, 1).await;
+    let draft = recording(&ObjectKey::new(s.clone(), reserved), StoreKind::Local);
+    let arrival = || Arrival {
+        recording: &draft,
+        name_from: Some((&stem, 1)),
+        sync: true,
+        parent: None,
+        request: None,
+        answer: &|_| String::new(),
+    };
+    let commits = (0..10).map(|_| async { catalog.commit(arrival(), &by()).await });
+    let mut names: Vec<String> = futures_util::future::join_all(commits)
+        .await
+        .into_iter()
+        .map(|kept| kept.unwrap().key.filename.to_string())
+        .collect();
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    let wanted: Vec<String> = (2..=11).map(|n| stem.nth(n).to_string()).collect();
+    assert_eq!(names, wanted, "each its own, none the reserved one");
+    let key = ObjectKey::new(s.clone(), stem.nth(5));
+    catalog.retract(&key, None).await.unwrap();
+    assert_eq!(catalog.get(&key).await.unwrap(), None);
+    let counts = catalog.counts().await.unwrap();
+    assert_eq!((counts.recordings, counts.jobs), (9, 9), "as if it had never been");
+    assert_eq!(catalog.commit(arrival(), &by()).await.unwrap().key, key);
+    let found = catalog.get_by_upload("u1").await.unwrap().unwrap();
+    assert_eq!(found.upload_id, "u1");
+    assert_eq!(catalog.get_by_upload("u2").await.unwrap(), None);
+}
+
+story!(every_change_is_written_down, every_change_on);
+
+async fn every_change_on(place: Place) {
+    let catalog = place.open().await;
+    let (one, two) = (ObjectKey::parse("s/one.webm").unwrap(), ObjectKey::parse("t/two.webm").unwrap());
+    keep(&catalog, &recording(&one, StoreKind::Local), true, None).await.unwrap();
+    let gateway = Origin::gateway("background");
+    catalog.adopt(&[recording(&two, StoreKind::Local)], true, &gateway).await.unwrap();
+    let digest = ContentDigest::from_bytes([7; 32]);
+    let both = StoreSet { supabase: true, local: true };
+    for _ in 0..2 {
+        catalog.mark_stored(&one, both, Durability::CloudVerified, digest, &gateway).await.unwrap();
+    }
+    catalog.park(&two, "too large", &gateway).await.unwrap();
+    entomb(&catalog, &one, both).await;
+    entomb(&catalog, &one, both).await;
+    let all = AuditQuery { limit: 100, ..AuditQuery::default() };
+    let entries = catalog.audit(&all).await.unwrap();
+    let told: Vec<(Action, &str, &str)> =
+        entries.iter().map(|e| (e.action, e.session_id.as_str(), e.origin.actor.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (Action::Deleted, "s", "tester"),
+            (Action::Parked, "t", "gateway"),
+            (Action::Synced, "s", "gateway"),
+            (Action::Adopted, "t", "gateway"),
+            (Action::Uploaded, "s", "tester"),
+        ],
+        "newest first, once each"
+    );
+    assert_eq!((entries[0].before, entries[0].after), (Some(digest), None));
+    assert_eq!((entries[4].before, entries[4].after), (None, Some(digest)));
+    assert_eq!(entries[0].origin.request_id, "r1");
+
+    // Filters and pages.
+    let count =
+        async |query: AuditQuery| catalog.audit(&AuditQuery { limit: 100, ..query }).await.unwrap().len();
+    assert_eq!(count(AuditQuery { session: Some(session("s")), ..AuditQuery::default() }).await, 3);
+    assert_eq!(count(AuditQuery { action: Some(Action::Parked), ..AuditQuery::default() }).await, 1);
+    assert_eq!(count(AuditQuery { actor: Some("gateway".into()), ..AuditQuery::default() }).await, 3);
+    assert_eq!(count(AuditQuery { filename: Some("two.webm".into()), ..AuditQuery::default() }).await, 2);
+    assert_eq!(count(AuditQuery { since_us: Some(now() + HOUR), ..AuditQuery::default() }).await, 0);
+    assert_eq!(count(AuditQuery { until_us: Some(now() + HOUR), ..AuditQuery::default() }).await, 5);
+    let (mut seen, mut before) = (Vec::new(), None);
+    loop {
+        let page = catalog.audit(&AuditQuery { limit: 2, before, ..AuditQuery::default() }).await.unwrap();
+        let Some(last) = page.last() else { break };
+        before = Some(last.id.clone());
+        seen.extend(page);
+    }
+    assert_eq!(seen, entries);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_is_append_only() {
+    for place in Place::all().await {
+        let catalog = place.open().await;
+        keep(&catalog, &recording(&ObjectKey::parse("s/a.webm").unwrap(), StoreKind::Local), false, None)
+            .await
+            .unwrap();
+        for statement in ["UPDATE audit SET actor = 'nobody'", "DELETE FROM audit"] {
+            let refused = match &place.postgres {
+                None => {
+                    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(place.path());
+                    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+                    sqlx::query(statement).execute(&pool).await.map(drop)
+                }
+                Some(url) => {
+                    let pool = sqlx::PgPool::connect(url.as_str()).await.unwrap();
+                    sqlx::query(statement).execute(&pool).await.map(drop)
+                }
+            };
+            assert!(refused.unwrap_err().to_string().contains("append-only"), "{statement}");
+        }
+    }
+}
+
+story!(a_job_can_be_parked_retried_and_cancelled, a_job_can_be_on);
+
+async fn a_job_can_be_on(place: Place) {
+    let catalog = place.open().await;
+    let keys: Vec<ObjectKey> = (0..3).map(|n| ObjectKey::parse(&format!("s/{n}.webm")).unwrap()).collect();
+    for key in &keys {
+        keep(&catalog, &recording(key, StoreKind::Local), true, None).await.unwrap();
+    }
+    let state = async |state: JobState| {
+        let query = JobQuery { state: Some(state), limit: 100, ..JobQuery::default() };
+        catalog.list_jobs(&query).await.unwrap().into_iter().map(|job| job.kind).collect::<Vec<_>>()
+    };
+    let sync = |n: usize| JobKind::Sync(keys[n].clone());
+    let first = claim(&catalog).await.unwrap();
+    assert_eq!(state(JobState::Running).await, [sync(0)]);
+    assert_eq!(state(JobState::Waiting).await, [sync(2), sync(1)]);
+    assert!(catalog.renew_job(&first, now() + HOUR).await.unwrap());
+    catalog.keep_resume_point(&first, Some("there")).await.unwrap();
+    catalog.postpone_job(&first, now(), "no").await.unwrap();
+    assert!(!catalog.renew_job(&Job { attempt: 0, ..first.clone() }, now()).await.unwrap());
+    let again = catalog.claim_job(now() + 2_000_000, HOUR, Work::All).await.unwrap().unwrap();
+    assert_eq!((again.id.as_str(), again.resume_point.as_deref()), (first.id.as_str(), Some("there")));
+
+    // Parked with its reason, then taken up again.
+    catalog.park(&keys[0], "too large", &by()).await.unwrap();
+    assert!(!catalog.renew_job(&again, now() + HOUR).await.unwrap(), "the lease is lost");
+    let parked = catalog.get_job(&first.id).await.unwrap().unwrap();
+    assert_eq!((parked.state, parked.last_error.as_deref()), (JobState::Parked, Some("too large")));
+    assert_eq!(catalog.counts().await.unwrap().parked, 1);
+    match catalog.retry_job(&first.id, now()).await.unwrap() {
+        Changed::Yes(job) => assert_eq!((job.state, job.finished_at), (JobState::Waiting, None)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(catalog.get(&keys[0]).await.unwrap().unwrap().parked_reason, None);
+
+    // Cancelled: it stays here and says why; a retry sends it after all.
+    match catalog.cancel_job(&first.id, &by()).await.unwrap() {
+        Changed::Yes(job) => assert_eq!(job.state, JobState::Cancelled),
+        other => panic!("{other:?}"),
+    }
+    assert!(catalog.get(&keys[0]).await.unwrap().unwrap().parked_reason.unwrap().contains("cancelled"));
+    assert!(matches!(catalog.cancel_job(&first.id, &by()).await.unwrap(), Changed::No(_)), "once");
+    assert!(matches!(catalog.retry_job(&first.id, now()).await.unwrap(), Changed::Yes(_)));
+    assert_eq!(catalog.retry_job("nobody", now()).await.unwrap(), Changed::Unknown);
+    assert_eq!(catalog.cancel_job("nobody", &by()).await.unwrap(), Changed::Unknown);
+
+    // Done, and a deletion, can neither be retried nor cancelled.
+    let job = claim(&catalog).await.unwrap();
+    catalog.complete_job(&job).await.unwrap();
+    assert!(matches!(catalog.retry_job(&job.id, now()).await.unwrap(), Changed::No(_)));
+    entomb(&catalog, &keys[1], StoreSet::only(StoreKind::Supabase)).await;
+    let deletion = claim(&catalog).await.unwrap();
+    assert!(matches!(catalog.cancel_job(&deletion.id, &by()).await.unwrap(), Changed::No(_)));
+    // What ended long ago is forgotten, what is parked is not.
+    catalog.park(&keys[2], "too large", &by()).await.unwrap();
+    catalog.expire_jobs(now()).await.unwrap();
+    let all = catalog.list_jobs(&JobQuery { limit: 100, ..JobQuery::default() }).await.unwrap();
+    assert!(all.iter().all(|job| !matches!(job.state, JobState::Done | JobState::Cancelled)), "{all:?}");
+    assert!(all.iter().any(|job| job.state == JobState::Parked));
+}
+
+story!(a_parent_is_as_far_as_its_children, a_parent_on);
+
+async fn a_parent_on(place: Place) {
+    let catalog = place.open().await;
+    let keys: Vec<ObjectKey> = ["s/0.webm", "s/1.webm", "s/2.webm", "t/0.webm"]
+        .iter()
+        .map(|key| ObjectKey::parse(key).unwrap())
+        .collect();
+    for key in &keys {
+        keep(&catalog, &recording(key, StoreKind::Local), false, None).await.unwrap();
+    }
+    catalog.park(&keys[2], "too large", &by()).await.unwrap();
+    let s = session("s");
+    let parent = catalog.open_parent(&JobKind::SyncSession(s.clone())).await.unwrap();
+    assert_eq!(catalog.open_parent(&parent.kind).await.unwrap().id, parent.id, "the open one is found again");
+    let queue = QueueSyncs { session: Some(&s), parent: Some(&parent.id), ..QueueSyncs::default() };
+    assert_eq!(catalog.queue_syncs(queue).await.unwrap(), 2, "what is parked stays so");
+    assert_eq!(
+        catalog.queue_syncs(QueueSyncs { parked: true, ..queue }).await.unwrap(),
+        3,
+        "unless asked for"
+    );
+    assert_eq!(
+        claim(&catalog).await.unwrap().kind,
+        JobKind::Sync(keys[0].clone()),
+        "parents are given to nobody"
+    );
+    let progress = async || catalog.get_job(&parent.id).await.unwrap().unwrap();
+    assert_eq!(progress().await.children, Some(Children { total: 3, ..Children::default() }));
+    catalog.park(&keys[0], "too large", &by()).await.unwrap();
+    let job = claim(&catalog).await.unwrap();
+    catalog.complete_job(&job).await.unwrap();
+    assert_eq!(progress().await.state, JobState::Running);
+    entomb(&catalog, &keys[2], StoreSet::only(StoreKind::Local)).await;
+    let done = progress().await;
+    assert_eq!(
+        (done.state, done.children),
+        (JobState::Done, Some(Children { total: 3, done: 1, parked: 1, cancelled: 1 }))
+    );
+    // A retry of the parent takes its unfinished children up again; those that went are left alone.
+    assert!(
+        matches!(catalog.retry_job(&parent.id, now()).await.unwrap(), Changed::Yes(job) if job.state == JobState::Running)
+    );
+    let child = JobQuery {
+        parent: Some(parent.id.clone()),
+        state: Some(JobState::Waiting),
+        limit: 10,
+        ..JobQuery::default()
+    };
+    assert_eq!(catalog.list_jobs(&child).await.unwrap().len(), 1);
+    assert!(
+        matches!(catalog.cancel_job(&parent.id, &by()).await.unwrap(), Changed::Yes(job) if job.state == JobState::Done)
+    );
+    let empty = catalog.open_parent(&JobKind::Migration).await.unwrap();
+    assert_ne!(
+        catalog.open_parent(&JobKind::Migration).await.unwrap().id,
+        empty.id,
+        "two loads are two jobs"
+    );
+    catalog.close_parent(&empty.id).await.unwrap();
+    assert_eq!(catalog.get_job(&empty.id).await.unwrap().unwrap().state, JobState::Done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_on_one_catalogue_keep_to_their_own_disks() {
+    let Some(url) = postgres::database("several gateways on one catalogue").await else { return };
+    let place = Place { dir: tempfile::tempdir().unwrap(), postgres: Some(url) };
+    let (east, west) = tokio::join!(place.open_as("east"), place.open_as("west"));
+    let key = ObjectKey::parse("s/a.webm").unwrap();
+    keep(&east, &recording(&key, StoreKind::Local), true, None).await.unwrap();
+    assert_eq!(east.get(&key).await.unwrap().unwrap().held_by, None);
+    let seen = west.get(&key).await.unwrap().unwrap();
+    assert_eq!((seen.held_by, seen.stores.local), (Some(GatewayId("east".into())), true));
+    assert_eq!(claim(&west).await, None, "only east has the file");
+    let job = claim(&east).await.unwrap();
+    // A restart of one leaves the other's lease alone.
+    drop(west);
+    let west = place.open_as("west").await;
+    assert!(east.renew_job(&job, now() + HOUR).await.unwrap());
+    entomb(&west, &key, StoreSet { supabase: true, local: true }).await;
+    assert_eq!(west.tombstone(&key).await.unwrap().unwrap().held_by, Some(GatewayId("east".into())));
+    assert_eq!(claim(&west).await.unwrap().kind, JobKind::Delete(key.clone()));
+    assert_eq!(claim(&west).await, None);
+    assert_eq!(claim(&east).await.unwrap().kind, JobKind::DeleteLocal(key.clone()));
+    east.register("e", "http://east").await.unwrap();
+    let peers = west.peers().await.unwrap();
+    assert_eq!((peers.len(), peers[0].url.as_str(), peers[0].node.as_str()), (1, "http://east", "e"));
+    assert_eq!(east.peers().await.unwrap(), []);
+    west.set_fact("f", "1").await.unwrap();
+    assert_eq!(east.fact("f").await.unwrap().as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_never_collide() {
+    for place in Place::all().await {
+        let catalog = place.open().await;
+        let others = if place.postgres.is_some() { 3 } else { 0 };
+        let mut gateways = vec![catalog];
+        for n in 0..others {
+            gateways.push(place.open_as(&format!("other-{n}")).await);
+        }
+        let keys: Vec<ObjectKey> =
+            (0..40).map(|n| ObjectKey::parse(&format!("s/{n}.webm")).unwrap()).collect();
+        entomb(&gateways[0], &keys[0], StoreSet::only(StoreKind::Supabase)).await;
+        gateways[0].entomb(&keys, StoreSet::only(StoreKind::Supabase), &by()).await.unwrap();
+        let claims = gateways.iter().cycle().take(60).map(|gateway| claim(gateway));
+        let mut ids: Vec<String> =
+            futures_util::future::join_all(claims).await.into_iter().flatten().map(|job| job.id).collect();
+        ids.sort_unstable();
+        let claimed = ids.len();
+        ids.dedup();
+        assert_eq!((ids.len(), claimed), (40, 40), "each job once, all of them");
+    }
 }

@@ -24,7 +24,7 @@ struct Stores {
 
 async fn stores() -> Stores {
     let dir = tempfile::tempdir().unwrap();
-    let (spool, _) = Spool::open(dir.path().join(".spool")).unwrap();
+    let spool = Spool::open(dir.path().join(".spool")).unwrap();
     let cloud = FakeSupabase::start().await;
     let access = Access {
         base: url::Url::parse(&cloud.url()).unwrap(),
@@ -56,7 +56,7 @@ fn meta(bytes: &[u8]) -> ObjectMeta {
 }
 
 async fn finished(spool: &Spool, bytes: &[u8]) -> SpoolReader {
-    let mut writer = spool.create().unwrap();
+    let mut writer = spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
     writer.push(bytes).await.unwrap();
     writer.finish().await.unwrap().publish()
 }
@@ -129,7 +129,7 @@ async fn a_source_is_followed_while_it_grows() {
     let bytes = webm(6_000_000, 1);
     for (name, store) in &stores.all {
         for (at, known) in [("s/known.webm", Some(6_000_000)), ("s/unknown.webm", None)] {
-            let mut writer = stores.spool.create().unwrap();
+            let mut writer = stores.spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
             let source = writer.reader();
             let (at, about) = (key(at), meta(&bytes));
             let writing = async {
@@ -155,7 +155,7 @@ async fn an_abandoned_source_leaves_nothing() {
     for (name, store) in &stores.all {
         for (known, whole) in [(Some(6_000_000), true), (None, true), (Some(6_000_000), false), (None, false)]
         {
-            let mut writer = stores.spool.create().unwrap();
+            let mut writer = stores.spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
             let source = writer.reader();
             let (at, about) = (key("s/a.webm"), meta(&bytes));
             let writing = async {
@@ -333,7 +333,7 @@ async fn a_wrong_announced_length_stores_nothing_or_the_true_bytes() {
     let bytes = webm(3_000_000, 1);
     for (name, store) in &stores.all {
         for (i, wrong) in [2_999_999, 3_000_001, 10].into_iter().enumerate() {
-            let mut writer = stores.spool.create().unwrap();
+            let mut writer = stores.spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
             let (source, at, about) = (writer.reader(), key(&format!("s/a{i}.webm")), meta(&bytes));
             let writing = async {
                 writer.push(&bytes).await.unwrap();

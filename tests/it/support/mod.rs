@@ -4,6 +4,7 @@ pub mod cloud;
 pub mod fake_supabase;
 pub mod gateway;
 pub mod media;
+pub mod postgres;
 pub mod raw_client;
 pub mod skip;
 pub mod traces;

@@ -1,0 +1,59 @@
+//! The catalogue on PostgreSQL, shared by every gateway that is told the same `DATABASE_URL`. Supabase's own database
+//! is the usual one.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::AnyPool;
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use url::Url;
+
+use super::sql::{Dialect, SqlCatalog};
+use super::{CatalogError, Counts, Recordings};
+use crate::domain::GatewayId;
+
+/// Connections of one gateway at most. The smallest project on Supabase has 15 for all clients of its pooler.
+const CONNECTIONS: u32 = 6;
+/// A pooler drops idle clients; we go first.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Connects and migrates as needed. Returns whether the catalogue was made.
+///
+/// # Errors
+/// [`CatalogError::Newer`] for a catalogue of a newer version, which is left as it is.
+pub async fn open(url: &Url, gateway: GatewayId) -> Result<(SqlCatalog, bool), CatalogError> {
+    let pool = pool(url, CONNECTIONS).await?;
+    let shared = pool.clone();
+    let catalog = SqlCatalog::prepare(Dialect::Postgres, pool, async || Ok(shared), gateway).await?;
+    let new = catalog.counts().await?.recordings == 0;
+    Ok((catalog, new))
+}
+
+/// Reads the figures of an existing catalogue without changing it.
+pub async fn inspect(url: &Url) -> Result<Counts, CatalogError> {
+    let read = pool(url, 1).await?;
+    let counts = SqlCatalog::inspector(Dialect::Postgres, read.clone()).counts().await;
+    read.close().await;
+    counts
+}
+
+async fn pool(url: &Url, connections: u32) -> Result<AnyPool, CatalogError> {
+    sqlx::any::install_default_drivers();
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(10))
+        .idle_timeout(IDLE)
+        .connect_with(AnyConnectOptions::from_str(without_named_statements(url).as_str())?)
+        .await
+        .map_err(CatalogError::from)
+}
+
+/// A pooler in transaction mode gives each transaction another connection, where a statement that was prepared by name
+/// is not known. Every statement here runs in a transaction, prepared without a name.
+fn without_named_statements(url: &Url) -> Url {
+    let mut url = url.clone();
+    if !url.query_pairs().any(|(name, _)| name == "statement-cache-capacity") {
+        url.query_pairs_mut().append_pair("statement-cache-capacity", "0");
+    }
+    url
+}

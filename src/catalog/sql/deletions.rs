@@ -1,0 +1,134 @@
+//! What was deleted.
+
+use async_trait::async_trait;
+use sqlx::Row;
+use time::OffsetDateTime;
+
+use super::rows::{other, session_and_time_of};
+use super::{Result, SqlCatalog, audit, jobs, now_us};
+use crate::catalog::{Action, Change, Deletions, Origin, Tombstone};
+use crate::domain::{ObjectKey, SessionId, StoreKind, StoreSet};
+
+#[async_trait]
+impl Deletions for SqlCatalog {
+    async fn entomb(&self, keys: &[ObjectKey], pending: StoreSet, by: &Origin) -> Result<()> {
+        // Whole sessions are deleted at once; keys of several sessions come one session after the other.
+        for keys in keys.chunk_by(|a, b| a.session == b.session) {
+            let Some(first) = keys.first() else { continue };
+            let mut tx = self.begin_for(&first.session).await?;
+            for key in keys {
+                let (session, filename) = (key.session.as_str(), key.filename.as_str());
+                let row = self.row(&mut tx, key).await?;
+                // The file may lie on another gateway's disk. What nobody knows of can only lie here.
+                let holder =
+                    row.as_ref().and_then(|row| row.held_by.clone()).unwrap_or_else(|| self.gateway.clone());
+                let local = if pending.local { holder.as_str() } else { "" };
+                sqlx::query(
+                    "INSERT INTO tombstones (session_id, filename, deleted_at, pending_supabase, pending_local, local_gateway)
+                     VALUES ($1, $2, $3, $4, $5, nullif($6, '')) ON CONFLICT (session_id, filename) DO UPDATE SET
+                         pending_supabase = CASE WHEN $4 = 1 THEN 1 ELSE tombstones.pending_supabase END,
+                         pending_local = CASE WHEN $5 = 1 THEN 1 ELSE tombstones.pending_local END,
+                         local_gateway = CASE WHEN $5 = 1 THEN $6 ELSE tombstones.local_gateway END",
+                )
+                .bind(session)
+                .bind(filename)
+                .bind(now_us())
+                .bind(i64::from(pending.supabase))
+                .bind(i64::from(pending.local))
+                .bind(local)
+                .execute(&mut *tx)
+                .await?;
+                jobs::end_open(&mut tx, "sync", key, "cancelled", Some("the recording was deleted")).await?;
+                jobs::add_deletions(&mut tx, key, pending, &holder).await?;
+                if let Some(row) = row {
+                    sqlx::query("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
+                        .bind(session)
+                        .bind(filename)
+                        .execute(&mut *tx)
+                        .await?;
+                    let change = Change { before: row.sha256, ..Change::of(Action::Deleted, key) };
+                    audit::note(&mut tx, &change, by).await?;
+                }
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>> {
+        let row = sqlx::query(
+            "SELECT pending_supabase, pending_local, local_gateway FROM tombstones WHERE session_id = $1 AND filename = $2",
+        )
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .fetch_optional(&mut *self.snapshot().await?)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let pending =
+            StoreSet { supabase: row.try_get::<i64, _>(0)? != 0, local: row.try_get::<i64, _>(1)? != 0 };
+        Ok(Some(Tombstone { pending, held_by: other(row.try_get(2)?, &self.gateway) }))
+    }
+
+    async fn session_tombstone(&self, session: &SessionId) -> Result<Option<OffsetDateTime>> {
+        let row = sqlx::query("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
+            .bind(session.as_str())
+            .fetch_optional(&mut *self.snapshot().await?)
+            .await?;
+        Ok(row.as_ref().map(session_and_time_of).transpose()?.map(|(_, at)| at))
+    }
+
+    async fn confirm_deleted(&self, keys: &[ObjectKey], store: StoreKind) -> Result<()> {
+        let (statement, job) = match store {
+            StoreKind::Supabase => (
+                "UPDATE tombstones SET pending_supabase = 0 WHERE session_id = $1 AND filename = $2",
+                "delete",
+            ),
+            StoreKind::Local => (
+                "UPDATE tombstones SET pending_local = 0, local_gateway = NULL WHERE session_id = $1 AND filename = $2",
+                "delete_local",
+            ),
+        };
+        for keys in keys.chunk_by(|a, b| a.session == b.session) {
+            let Some(first) = keys.first() else { continue };
+            let mut tx = self.begin_for(&first.session).await?;
+            for key in keys {
+                sqlx::query(statement)
+                    .bind(key.session.as_str())
+                    .bind(key.filename.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+                jobs::end_deletion(&mut tx, job, key).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn entomb_session(&self, session: &SessionId, by: &Origin) -> Result<()> {
+        let mut tx = self.begin_for(session).await?;
+        sqlx::query(
+            "INSERT INTO session_tombstones (session_id, deleted_at) VALUES ($1, $2)
+             ON CONFLICT (session_id) DO UPDATE SET deleted_at = $2",
+        )
+        .bind(session.as_str())
+        .bind(now_us())
+        .execute(&mut *tx)
+        .await?;
+        jobs::add_of_session(&mut tx, "delete_session", session).await?;
+        let detail = Some("what the bucket holds of the session");
+        let change =
+            Change { action: Action::Deleted, session, filename: None, before: None, after: None, detail };
+        audit::note(&mut tx, &change, by).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn confirm_session_deleted(&self, session: &SessionId) -> Result<()> {
+        let mut tx = self.begin_for(session).await?;
+        sqlx::query("DELETE FROM session_tombstones WHERE session_id = $1")
+            .bind(session.as_str())
+            .execute(&mut *tx)
+            .await?;
+        jobs::end_of_session(&mut tx, "delete_session", session).await?;
+        Ok(tx.commit().await?)
+    }
+}

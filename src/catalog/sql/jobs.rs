@@ -1,0 +1,611 @@
+//! Work that waits. A job is open until it is done, parked or cancelled; among the open ones there is one at most of a
+//! kind for a recording. A parent ends with its last open child, and is open again when it gets another.
+
+use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::rows::{corrupt, time_of};
+use super::{Dialect, Result, SqlCatalog, Tx, audit, new_id, now_us};
+use crate::catalog::{
+    Action, Change, Changed, Children, Job, JobKind, JobQuery, JobRecord, JobState, Jobs, Origin, QueueSyncs,
+    Work,
+};
+use crate::domain::{GatewayId, ObjectKey, SessionId, StoreSet};
+
+/// Why a recording whose sync was cancelled is not in the cloud.
+const CANCELLED: &str = "its sync was cancelled; retry the job to send it";
+
+struct NewJob<'a> {
+    kind: &'a str,
+    session: &'a str,
+    filename: &'a str,
+    gateway: Option<&'a GatewayId>,
+    parent: Option<&'a str>,
+}
+
+async fn insert(tx: &mut Tx, job: NewJob<'_>) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, session_id, filename, state, gateway, parent_id, attempts, created_at, run_at, leased_until)
+         VALUES ($1, $2, $3, $4, 'open', $5, $6, 0, $7, $7, 0)
+         ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO UPDATE SET run_at = $7",
+    )
+    .bind(new_id())
+    .bind(job.kind)
+    .bind(job.session)
+    .bind(job.filename)
+    .bind(job.gateway.map(GatewayId::as_str))
+    .bind(job.parent)
+    .bind(now_us())
+    .execute(&mut **tx)
+    .await?;
+    if let Some(parent) = job.parent {
+        sqlx::query("UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done'")
+            .bind(parent)
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn add(
+    tx: &mut Tx,
+    kind: &str,
+    key: &ObjectKey,
+    gateway: Option<&GatewayId>,
+    parent: Option<&str>,
+) -> Result<()> {
+    let (session, filename) = (key.session.as_str(), key.filename.as_str());
+    insert(tx, NewJob { kind, session, filename, gateway, parent }).await
+}
+
+pub(super) async fn add_of_session(tx: &mut Tx, kind: &str, session: &SessionId) -> Result<()> {
+    insert(tx, NewJob { kind, session: session.as_str(), filename: "", gateway: None, parent: None }).await
+}
+
+/// A job for each store that is still to confirm: the file can only be removed by the gateway that has it.
+pub(super) async fn add_deletions(
+    tx: &mut Tx,
+    key: &ObjectKey,
+    pending: StoreSet,
+    holder: &GatewayId,
+) -> Result<()> {
+    if pending.local {
+        add(tx, "delete_local", key, Some(holder), None).await?;
+    }
+    if pending.supabase {
+        add(tx, "delete", key, None, None).await?;
+    }
+    Ok(())
+}
+
+/// As if it had never been.
+pub(super) async fn drop_open(tx: &mut Tx, kind: &str, key: &ObjectKey) -> Result<()> {
+    sqlx::query("DELETE FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open'")
+        .bind(kind)
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// The open job comes to an end.
+pub(super) async fn end_open(
+    tx: &mut Tx,
+    kind: &str,
+    key: &ObjectKey,
+    state: &str,
+    error: Option<&str>,
+) -> Result<()> {
+    let ended = sqlx::query(
+        "UPDATE jobs SET state = $4, finished_at = $5, leased_until = 0, leased_by = NULL, last_error = $6
+         WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open' RETURNING parent_id",
+    )
+    .bind(kind)
+    .bind(key.session.as_str())
+    .bind(key.filename.as_str())
+    .bind(state)
+    .bind(now_us())
+    .bind(error)
+    .fetch_all(&mut **tx)
+    .await?;
+    end_parents(tx, &ended).await
+}
+
+/// A deletion is done. One that its request did at once leaves no job behind.
+pub(super) async fn end_deletion(tx: &mut Tx, kind: &str, key: &ObjectKey) -> Result<()> {
+    sqlx::query(
+        "DELETE FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open' AND attempts = 0",
+    )
+    .bind(kind)
+    .bind(key.session.as_str())
+    .bind(key.filename.as_str())
+    .execute(&mut **tx)
+    .await?;
+    end_open(tx, kind, key, "done", None).await
+}
+
+pub(super) async fn end_of_session(tx: &mut Tx, kind: &str, session: &SessionId) -> Result<()> {
+    sqlx::query(
+        "UPDATE jobs SET state = 'done', finished_at = $3, leased_until = 0, leased_by = NULL
+         WHERE kind = $1 AND session_id = $2 AND state = 'open'",
+    )
+    .bind(kind)
+    .bind(session.as_str())
+    .bind(now_us())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Ends the parents of these ended children (first column) that have no other open child.
+async fn end_parents(tx: &mut Tx, ended: &[AnyRow]) -> Result<()> {
+    let mut parents: Vec<String> = Vec::new();
+    for row in ended {
+        parents.extend(row.try_get::<Option<String>, _>(0)?);
+    }
+    parents.sort_unstable();
+    parents.dedup();
+    for parent in parents {
+        end_parent(tx, &parent).await?;
+    }
+    Ok(())
+}
+
+async fn end_parent(tx: &mut Tx, id: &str) -> Result<()> {
+    sqlx::query(
+        "UPDATE jobs SET state = 'done', finished_at = $2 WHERE id = $1 AND state = 'open' AND NOT EXISTS
+             (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')",
+    )
+    .bind(id)
+    .bind(now_us())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+const JOB_COLUMNS: &str = "id, kind, session_id, filename, state, attempts, created_at, run_at, leased_until, finished_at, \
+    last_error, parent_id, gateway";
+
+fn record_of(row: &AnyRow, now: i64) -> Result<JobRecord> {
+    let (kind, session, filename): (String, String, String) =
+        (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    let kind = JobKind::parse(&kind, &session, &filename)
+        .ok_or_else(|| corrupt(format!("job {kind} {session}/{filename}")))?;
+    let (state, leased_until): (String, i64) = (row.try_get(4)?, row.try_get(8)?);
+    let state = match state.as_str() {
+        "open" if leased_until > now => JobState::Running,
+        "open" => JobState::Waiting,
+        state => JobState::parse(state).ok_or_else(|| corrupt(state))?,
+    };
+    let run_at =
+        if state == JobState::Waiting && !kind.is_parent() { Some(time_of(row.try_get(7)?)?) } else { None };
+    Ok(JobRecord {
+        id: row.try_get(0)?,
+        kind,
+        state,
+        attempts: row.try_get(5)?,
+        created_at: time_of(row.try_get(6)?)?,
+        run_at,
+        finished_at: row.try_get::<Option<i64>, _>(9)?.map(time_of).transpose()?,
+        last_error: row.try_get(10)?,
+        parent_id: row.try_get(11)?,
+        gateway: row.try_get::<Option<String>, _>(12)?.map(GatewayId),
+        children: None,
+    })
+}
+
+impl SqlCatalog {
+    async fn job(&self, tx: &mut Tx, id: &str) -> Result<Option<JobRecord>> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = $1")))
+            .bind(id)
+            .fetch_optional(&mut **tx)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let mut job = record_of(&row, now_us())?;
+        add_children(tx, &mut job).await?;
+        Ok(Some(job))
+    }
+
+    /// The job itself, or of a parent its children that are in one of `states`.
+    async fn affected(
+        &self,
+        tx: &mut Tx,
+        job: &JobRecord,
+        states: &[&str],
+    ) -> Result<Vec<(String, ObjectKey)>> {
+        let column = if job.kind.is_parent() { "parent_id" } else { "id" };
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT session_id, filename, id, state FROM jobs WHERE {column} = $1 AND filename <> ''
+             ORDER BY session_id, filename"
+        )))
+        .bind(job.id.as_str())
+        .fetch_all(&mut **tx)
+        .await?;
+        let mut affected = Vec::new();
+        for row in &rows {
+            let state: String = row.try_get(3)?;
+            if states.contains(&state.as_str()) {
+                affected.push((row.try_get(2)?, super::rows::key_of(row)?));
+            }
+        }
+        Ok(affected)
+    }
+}
+
+async fn add_children(tx: &mut Tx, job: &mut JobRecord) -> Result<()> {
+    if !job.kind.is_parent() {
+        return Ok(());
+    }
+    let rows = sqlx::query("SELECT state, count(*) FROM jobs WHERE parent_id = $1 GROUP BY state")
+        .bind(job.id.as_str())
+        .fetch_all(&mut **tx)
+        .await?;
+    let mut children = Children::default();
+    for row in &rows {
+        let (state, count): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let count = u64::try_from(count).unwrap_or(0);
+        children.total += count;
+        match state.as_str() {
+            "done" => children.done = count,
+            "parked" => children.parked = count,
+            "cancelled" => children.cancelled = count,
+            _ => {}
+        }
+    }
+    if job.state == JobState::Waiting {
+        job.state = JobState::Running;
+    }
+    job.children = Some(children);
+    Ok(())
+}
+
+#[async_trait]
+impl Jobs for SqlCatalog {
+    async fn queue_syncs(&self, which: QueueSyncs<'_>) -> Result<u64> {
+        let session = which.session.map_or("", |session| session.as_str());
+        let mut tx = self.begin().await?;
+        let rows = sqlx::query(
+            "SELECT session_id, filename, local_gateway FROM recordings r
+             WHERE ($1 = '' OR session_id = $1) AND local_gateway IS NOT NULL AND (in_supabase = 0 OR $2 = 1)
+                 AND (parked_reason IS NULL OR $3 = 1)
+                 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'sync' AND j.session_id = r.session_id
+                                 AND j.filename = r.filename AND j.state = 'open') ORDER BY uploaded_at",
+        )
+        .bind(session)
+        .bind(i64::from(which.in_both))
+        .bind(i64::from(which.parked))
+        .fetch_all(&mut *tx)
+        .await?;
+        for row in &rows {
+            let (session, filename): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+            let holder = GatewayId(row.try_get(2)?);
+            let (session, filename) = (session.as_str(), filename.as_str());
+            let job =
+                NewJob { kind: "sync", session, filename, gateway: Some(&holder), parent: which.parent };
+            insert(&mut tx, job).await?;
+        }
+        if which.parked {
+            sqlx::query(
+                "UPDATE recordings SET parked_reason = NULL WHERE parked_reason IS NOT NULL AND ($1 = '' OR session_id = $1)
+                     AND in_supabase = 0",
+            )
+            .bind(session)
+            .execute(&mut *tx)
+            .await?;
+            // The new job takes the parked one's place.
+            sqlx::query("UPDATE jobs SET state = 'cancelled' WHERE kind = 'sync' AND state = 'parked' AND ($1 = '' OR session_id = $1)")
+                .bind(session)
+                .execute(&mut *tx)
+                .await?;
+        }
+        if let Some(parent) = which.parent {
+            sqlx::query(
+                "UPDATE jobs SET parent_id = $2 WHERE kind = 'sync' AND state = 'open' AND parent_id IS NULL
+                     AND ($1 = '' OR session_id = $1)",
+            )
+            .bind(session)
+            .bind(parent)
+            .execute(&mut *tx)
+            .await?;
+        }
+        let row = sqlx::query(
+            "SELECT count(*) FROM jobs WHERE kind = 'sync' AND state = 'open' AND ($1 = '' OR session_id = $1)",
+        )
+        .bind(session)
+        .fetch_one(&mut *tx)
+        .await?;
+        let open: i64 = row.try_get(0)?;
+        tx.commit().await?;
+        Ok(u64::try_from(open).unwrap_or(0))
+    }
+
+    async fn claim_job(&self, now_us: i64, lease_us: i64, work: Work) -> Result<Option<Job>> {
+        // Others look past a row that somebody is just claiming, instead of waiting for it and finding it taken.
+        let skip = match self.dialect {
+            Dialect::Sqlite => "",
+            Dialect::Postgres => "FOR UPDATE SKIP LOCKED",
+        };
+        let kinds = match work {
+            Work::All => ["'delete_local', 'delete', 'delete_session'", "'sync'"].as_slice(),
+            Work::Deletions => ["'delete_local', 'delete', 'delete_session'"].as_slice(),
+        };
+        for kinds in kinds {
+            let mut tx = self.begin().await?;
+            let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+                "UPDATE jobs SET leased_until = $2, leased_by = $3, attempts = attempts + 1 WHERE id = (
+                     SELECT id FROM jobs WHERE state = 'open' AND kind IN ({kinds}) AND run_at <= $1 AND leased_until <= $1
+                         AND (gateway IS NULL OR gateway = $3)
+                     ORDER BY created_at, id LIMIT 1 {skip})
+                 RETURNING id, kind, session_id, filename, attempts, resume_point"
+            )))
+            .bind(now_us)
+            .bind(now_us.saturating_add(lease_us))
+            .bind(self.gateway.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            let Some(row) = row else { continue };
+            let (kind, session, filename): (String, String, String) =
+                (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            let kind = JobKind::parse(&kind, &session, &filename)
+                .ok_or_else(|| corrupt(format!("job {kind} {session}/{filename}")))?;
+            return Ok(Some(Job {
+                id: row.try_get(0)?,
+                kind,
+                attempt: row.try_get(4)?,
+                resume_point: row.try_get(5)?,
+            }));
+        }
+        Ok(None)
+    }
+
+    async fn renew_job(&self, job: &Job, until_us: i64) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let renewed = sqlx::query(
+            "UPDATE jobs SET leased_until = $3 WHERE id = $1 AND attempts = $2 AND state = 'open' AND leased_until > 0",
+        )
+        .bind(job.id.as_str())
+        .bind(job.attempt)
+        .bind(until_us)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(renewed.rows_affected() > 0)
+    }
+
+    async fn complete_job(&self, job: &Job) -> Result<()> {
+        let mut tx = self.begin().await?;
+        // A deletion that was asked for again meanwhile goes on.
+        sqlx::query(
+            "UPDATE jobs SET leased_until = 0, leased_by = NULL WHERE id = $1 AND attempts = $2 AND EXISTS
+                 (SELECT 1 FROM tombstones t WHERE t.session_id = jobs.session_id AND t.filename = jobs.filename
+                  AND ((jobs.kind = 'delete' AND pending_supabase = 1) OR (jobs.kind = 'delete_local' AND pending_local = 1)))",
+        )
+        .bind(job.id.as_str())
+        .bind(job.attempt)
+        .execute(&mut *tx)
+        .await?;
+        let ended = sqlx::query(
+            "UPDATE jobs SET state = 'done', finished_at = $3, leased_until = 0, leased_by = NULL, last_error = NULL,
+                 resume_point = NULL
+             WHERE id = $1 AND attempts = $2 AND state = 'open' AND leased_until > 0 RETURNING parent_id",
+        )
+        .bind(job.id.as_str())
+        .bind(job.attempt)
+        .bind(now_us())
+        .fetch_all(&mut *tx)
+        .await?;
+        end_parents(&mut tx, &ended).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn postpone_job(&self, job: &Job, run_at_us: i64, error: &str) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query(
+            "UPDATE jobs SET run_at = $3, leased_until = 0, leased_by = NULL, last_error = $4
+             WHERE id = $1 AND attempts = $2 AND state = 'open'",
+        )
+        .bind(job.id.as_str())
+        .bind(job.attempt)
+        .bind(run_at_us)
+        .bind(error)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn keep_resume_point(&self, job: &Job, at: Option<&str>) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE jobs SET resume_point = $3 WHERE id = $1 AND attempts = $2 AND state = 'open'")
+            .bind(job.id.as_str())
+            .bind(job.attempt)
+            .bind(at)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn hurry_jobs(&self, now_us: i64) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE jobs SET run_at = $1 WHERE state = 'open' AND run_at > $1")
+            .bind(now_us)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn open_parent(&self, kind: &JobKind) -> Result<JobRecord> {
+        let id = new_id();
+        let session = kind.session().map_or("", |session| session.as_str());
+        // Two bulk loads are two jobs.
+        let filename = if *kind == JobKind::Migration { id.as_str() } else { "" };
+        let mut tx = self.begin().await?;
+        sqlx::query(
+            "INSERT INTO jobs (id, kind, session_id, filename, state, attempts, created_at, run_at, leased_until)
+             VALUES ($1, $2, $3, $4, 'open', 0, $5, $5, 0)
+             ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO NOTHING",
+        )
+        .bind(id.as_str())
+        .bind(kind.name())
+        .bind(session)
+        .bind(filename)
+        .bind(now_us())
+        .execute(&mut *tx)
+        .await?;
+        let row = sqlx::query(
+            "SELECT id FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open'",
+        )
+        .bind(kind.name())
+        .bind(session)
+        .bind(filename)
+        .fetch_one(&mut *tx)
+        .await?;
+        let found: String = row.try_get(0)?;
+        let parent = self.job(&mut tx, &found).await?;
+        tx.commit().await?;
+        parent.ok_or_else(|| corrupt("a job that was just made"))
+    }
+
+    async fn close_parent(&self, id: &str) -> Result<()> {
+        let mut tx = self.begin().await?;
+        end_parent(&mut tx, id).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn get_job(&self, id: &str) -> Result<Option<JobRecord>> {
+        self.job(&mut self.snapshot().await?, id).await
+    }
+
+    async fn list_jobs(&self, query: &JobQuery) -> Result<Vec<JobRecord>> {
+        let now = now_us();
+        // Waiting and running are both open; the lease tells.
+        let (state, lease) = match query.state {
+            None => ("", ""),
+            Some(JobState::Waiting) => ("open", "waiting"),
+            Some(JobState::Running) => ("open", "running"),
+            Some(state) => (state.as_str(), ""),
+        };
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {JOB_COLUMNS} FROM jobs WHERE ($1 = '' OR state = $1) AND ($2 = '' OR kind = $2)
+                 AND ($3 = '' OR session_id = $3) AND ($4 = '' OR parent_id = $4) AND ($5 = '' OR id < $5)
+                 AND ($6 = '' OR ($6 = 'running') = (leased_until > $7 OR kind IN ('sync_all', 'sync_session', 'migration')))
+             ORDER BY id DESC LIMIT $8"
+        )))
+        .bind(state)
+        .bind(query.kind.as_deref().unwrap_or_default())
+        .bind(query.session.as_ref().map_or("", |session| session.as_str()))
+        .bind(query.parent.as_deref().unwrap_or_default())
+        .bind(query.before.as_deref().unwrap_or_default())
+        .bind(lease)
+        .bind(now)
+        .bind(i64::try_from(query.limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut jobs = rows.iter().map(|row| record_of(row, now)).collect::<Result<Vec<_>>>()?;
+        for job in &mut jobs {
+            add_children(&mut tx, job).await?;
+        }
+        Ok(jobs)
+    }
+
+    async fn retry_job(&self, id: &str, now_us: i64) -> Result<Changed> {
+        let mut tx = self.begin().await?;
+        let Some(job) = self.job(&mut tx, id).await? else { return Ok(Changed::Unknown) };
+        let affected = self.affected(&mut tx, &job, &["open", "parked", "cancelled"]).await?;
+        let is_deletion = !matches!(job.kind, JobKind::Sync(_)) && !job.kind.is_parent();
+        let mut changed = matches!(job.kind, JobKind::DeleteSession(_));
+        for (id, key) in &affected {
+            // A recording that is gone leaves nothing to send.
+            if !is_deletion && self.row(&mut tx, key).await?.is_none() {
+                continue;
+            }
+            changed = true;
+            // If a newer job took this one's place, that one is hurried.
+            sqlx::query(
+                "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state IN ('parked', 'cancelled')
+                     AND NOT EXISTS (SELECT 1 FROM jobs other WHERE other.kind = jobs.kind AND other.state = 'open'
+                         AND other.session_id = jobs.session_id AND other.filename = jobs.filename)",
+            )
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query(
+                "UPDATE recordings SET parked_reason = NULL WHERE session_id = $1 AND filename = $2 AND parked_reason IS NOT NULL",
+            )
+            .bind(key.session.as_str())
+            .bind(key.filename.as_str())
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query(
+                "UPDATE jobs SET run_at = $3 WHERE session_id = $1 AND filename = $2 AND state = 'open' AND run_at > $3",
+            )
+            .bind(key.session.as_str())
+            .bind(key.filename.as_str())
+            .bind(now_us)
+            .execute(&mut *tx)
+            .await?;
+        }
+        for parent in [job.parent_id.as_deref(), Some(id)].into_iter().flatten() {
+            sqlx::query(
+                "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done' AND EXISTS
+                     (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')",
+            )
+            .bind(parent)
+            .execute(&mut *tx)
+            .await?;
+        }
+        if let JobKind::DeleteSession(_) = job.kind {
+            sqlx::query("UPDATE jobs SET run_at = $2 WHERE id = $1 AND run_at > $2")
+                .bind(id)
+                .bind(now_us)
+                .execute(&mut *tx)
+                .await?;
+        }
+        let job = self.job(&mut tx, id).await?.ok_or_else(|| corrupt(id))?;
+        if !changed || job.state == JobState::Done {
+            return Ok(Changed::No(job));
+        }
+        tx.commit().await?;
+        Ok(Changed::Yes(job))
+    }
+
+    async fn cancel_job(&self, id: &str, by: &Origin) -> Result<Changed> {
+        let mut tx = self.begin().await?;
+        let Some(job) = self.job(&mut tx, id).await? else { return Ok(Changed::Unknown) };
+        if !matches!(job.kind, JobKind::Sync(_)) && !job.kind.is_parent() {
+            return Ok(Changed::No(job));
+        }
+        let affected = self.affected(&mut tx, &job, &["open"]).await?;
+        for (_, key) in &affected {
+            sqlx::query(
+                "UPDATE recordings SET parked_reason = $3 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0",
+            )
+            .bind(key.session.as_str())
+            .bind(key.filename.as_str())
+            .bind(CANCELLED)
+            .execute(&mut *tx)
+            .await?;
+            end_open(&mut tx, "sync", key, "cancelled", Some(CANCELLED)).await?;
+            let change = Change { detail: Some(CANCELLED), ..Change::of(Action::Parked, key) };
+            audit::note(&mut tx, &change, by).await?;
+        }
+        let job = self.job(&mut tx, id).await?.ok_or_else(|| corrupt(id))?;
+        if affected.is_empty() {
+            return Ok(Changed::No(job));
+        }
+        tx.commit().await?;
+        Ok(Changed::Yes(job))
+    }
+
+    async fn expire_jobs(&self, older_than_us: i64) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("DELETE FROM jobs WHERE finished_at < $1 AND state IN ('done', 'cancelled')")
+            .bind(older_than_us)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+}

@@ -1,0 +1,142 @@
+//! The statements of the catalogue, one text for both databases: columns are TEXT and BIGINT, placeholders `$1`. What
+//! differs between them is in [`Dialect`] and nowhere else; how one is opened is the business of `sqlite` and
+//! `postgres`.
+//!
+//! Invariant: changes to one session happen one after the other. SQLite has one writer; on PostgreSQL each
+//! transaction that changes a session takes that session's lock first. So a name that was looked up is still free
+//! when it is taken, and nothing is remembered beside its tombstone.
+
+mod audit;
+mod deletions;
+mod gateways;
+mod jobs;
+mod migrations;
+mod recordings;
+mod requests;
+mod rows;
+
+use sqlx::{Any, AnyPool, Transaction};
+use time::OffsetDateTime;
+
+use super::CatalogError;
+use crate::domain::recording::micros;
+use crate::domain::{GatewayId, SessionId};
+
+type Result<T> = std::result::Result<T, CatalogError>;
+type Tx = Transaction<'static, Any>;
+
+/// Which database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// A catalogue in an SQL database.
+pub struct SqlCatalog {
+    dialect: Dialect,
+    /// On SQLite one connection, which makes changes one after the other.
+    write: AnyPool,
+    read: AnyPool,
+    gateway: GatewayId,
+    /// This process: what it reserves is given up when another one has taken its place.
+    process: String,
+}
+
+impl From<sqlx::Error> for CatalogError {
+    fn from(error: sqlx::Error) -> Self {
+        let database = error.as_database_error();
+        let code = database.and_then(|e| e.code()).unwrap_or_default().into_owned();
+        match code.as_str() {
+            // SQLITE_FULL (sqlite.org/rescode.html); disk_full of PostgreSQL (its manual, appendix A).
+            "13" | "53100" => Self::Full(error),
+            _ if database.is_some_and(|e| e.is_unique_violation()) => Self::Taken(error),
+            _ => Self::Database(error),
+        }
+    }
+}
+
+impl SqlCatalog {
+    /// Brings the schema up to date and takes up what an earlier process of this gateway left.
+    pub(super) async fn prepare(
+        dialect: Dialect,
+        write: AnyPool,
+        read: impl AsyncFnOnce() -> Result<AnyPool>,
+        gateway: GatewayId,
+    ) -> Result<Self> {
+        migrations::run(dialect, &write).await?;
+        let process = uuid::Uuid::now_v7().to_string();
+        let catalog = Self { dialect, write, read: read().await?, gateway, process };
+        catalog.take_over().await?;
+        Ok(catalog)
+    }
+
+    /// Looks at a catalogue that is there, without changing it.
+    pub(super) fn inspector(dialect: Dialect, read: AnyPool) -> Self {
+        Self { dialect, write: read.clone(), read, gateway: GatewayId(String::new()), process: String::new() }
+    }
+
+    /// A transaction that changes things of no session, or of one that the caller locks.
+    async fn begin(&self) -> Result<Tx> {
+        Ok(match self.dialect {
+            // Otherwise a transaction that reads first and writes later fails at once when another one writes.
+            Dialect::Sqlite => self.write.begin_with("BEGIN IMMEDIATE").await?,
+            Dialect::Postgres => self.write.begin().await?,
+        })
+    }
+
+    /// A transaction that changes a session: others wait until it is over.
+    async fn begin_for(&self, session: &SessionId) -> Result<Tx> {
+        let mut tx = self.begin().await?;
+        self.lock_session(&mut tx, session).await?;
+        Ok(tx)
+    }
+
+    async fn lock_session(&self, tx: &mut Tx, session: &SessionId) -> Result<()> {
+        if self.dialect == Dialect::Postgres {
+            // Ends with the transaction, so it is safe behind a pooler that gives each transaction another connection.
+            sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+                .bind(session.as_str())
+                .execute(&mut **tx)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A transaction that sees one moment.
+    async fn snapshot(&self) -> Result<Tx> {
+        Ok(match self.dialect {
+            Dialect::Sqlite => self.read.begin().await?,
+            Dialect::Postgres => {
+                self.read.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?
+            }
+        })
+    }
+
+    /// What an earlier process had begun: its leases, and keyed requests of which nothing may have come. What it
+    /// reserved stays until somebody has looked for its object. Rows of a catalogue that one gateway had alone get
+    /// its id.
+    async fn take_over(&self) -> Result<()> {
+        let mut tx = self.begin().await?;
+        for statement in [
+            "UPDATE recordings SET local_gateway = $1 WHERE local_gateway = ''",
+            "UPDATE tombstones SET local_gateway = $1 WHERE local_gateway = ''",
+            "UPDATE jobs SET gateway = $1 WHERE gateway = ''",
+            "UPDATE jobs SET leased_until = 0, leased_by = NULL WHERE leased_by = $1",
+            "DELETE FROM idempotent_requests WHERE answer IS NULL AND gateway IN ($1, '') AND NOT EXISTS (
+                 SELECT 1 FROM reservations r WHERE r.scope = idempotent_requests.scope
+                 AND r.request_key = idempotent_requests.request_key)",
+        ] {
+            sqlx::query(statement).bind(self.gateway.as_str()).execute(&mut *tx).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+}
+
+fn now_us() -> i64 {
+    micros(OffsetDateTime::now_utc())
+}
+
+fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}

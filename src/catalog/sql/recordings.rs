@@ -1,0 +1,388 @@
+//! Recordings and their names.
+
+use async_trait::async_trait;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of};
+use super::{Result, SqlCatalog, Tx, audit, jobs};
+use crate::catalog::{
+    Abandoned, Action, Arrival, CatalogError, Change, Counts, Origin, Recordings, RequestKey, View,
+};
+use crate::domain::merge::Deleted;
+use crate::domain::recording::micros;
+use crate::domain::{
+    ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreSet,
+};
+use crate::storage::ListScope;
+
+impl SqlCatalog {
+    async fn is_taken(tx: &mut Tx, session: &SessionId, filename: &Filename) -> Result<bool> {
+        let taken = sqlx::query(
+            "SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2
+             UNION ALL SELECT 1 FROM tombstones WHERE session_id = $1 AND filename = $2
+             UNION ALL SELECT 1 FROM reservations WHERE session_id = $1 AND filename = $2 LIMIT 1",
+        )
+        .bind(session.as_str())
+        .bind(filename.as_str())
+        .fetch_optional(&mut **tx)
+        .await?;
+        Ok(taken.is_some())
+    }
+
+    async fn free_name(
+        tx: &mut Tx,
+        session: &SessionId,
+        stem: &NameStem,
+        first: u32,
+    ) -> Result<(Filename, u32)> {
+        for n in first.max(1).. {
+            let filename = stem.nth(n);
+            if !Self::is_taken(tx, session, &filename).await? {
+                return Ok((filename, n));
+            }
+        }
+        Err(CatalogError::Corrupt("every name of one second is taken".into()))
+    }
+
+    async fn insert(&self, tx: &mut Tx, recording: &Recording) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO recordings (session_id, filename, size_bytes, sha256, content_type, original_filename,
+                 durability, in_supabase, local_gateway, uploaded_at, parked_reason, upload_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(recording.key.session.as_str())
+        .bind(recording.key.filename.as_str())
+        .bind(i64::try_from(recording.size_bytes).unwrap_or(i64::MAX))
+        .bind(recording.sha256.map(|digest| digest.to_string()))
+        .bind(recording.content_type.as_str())
+        .bind(recording.original_filename.as_deref())
+        .bind(recording.durability.as_str())
+        .bind(i64::from(recording.stores.supabase))
+        .bind(self.holder(recording.stores))
+        .bind(micros(recording.uploaded_at))
+        .bind(recording.parked_reason.as_deref())
+        .bind(recording.upload_id.as_str())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Who holds the local copy of a recording that this gateway stores so.
+    fn holder(&self, stores: StoreSet) -> Option<&str> {
+        stores.local.then_some(self.gateway.as_str())
+    }
+
+    async fn drop_row(tx: &mut Tx, key: &ObjectKey) -> Result<u64> {
+        let dropped = sqlx::query("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
+            .bind(key.session.as_str())
+            .bind(key.filename.as_str())
+            .execute(&mut **tx)
+            .await?;
+        Ok(dropped.rows_affected())
+    }
+
+    pub(super) async fn row(&self, tx: &mut Tx, key: &ObjectKey) -> Result<Option<Recording>> {
+        let row = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {RECORDING_COLUMNS} FROM recordings WHERE session_id = $1 AND filename = $2"
+        )))
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .fetch_optional(&mut **tx)
+        .await?;
+        row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
+    }
+}
+
+#[async_trait]
+impl Recordings for SqlCatalog {
+    async fn reserve(
+        &self,
+        session: &SessionId,
+        stem: &NameStem,
+        first: u32,
+        upload_id: &str,
+        request: Option<&RequestKey>,
+    ) -> Result<(Filename, u32)> {
+        let mut tx = self.begin_for(session).await?;
+        let (filename, n) = Self::free_name(&mut tx, session, stem, first).await?;
+        sqlx::query(
+            "INSERT INTO reservations (session_id, filename, gateway, process, upload_id, scope, request_key)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(session.as_str())
+        .bind(filename.as_str())
+        .bind(self.gateway.as_str())
+        .bind(self.process.as_str())
+        .bind(upload_id)
+        .bind(request.map(|request| request.scope.as_str()))
+        .bind(request.map(|request| request.key.as_str()))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok((filename, n))
+    }
+
+    async fn release(&self, key: &ObjectKey) -> Result<()> {
+        let mut tx = self.begin().await?;
+        release(&mut tx, key).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn abandoned(&self) -> Result<Vec<Abandoned>> {
+        let mut tx = self.snapshot().await?;
+        let rows = sqlx::query(
+            "SELECT session_id, filename, upload_id, scope, request_key FROM reservations
+             WHERE gateway = $1 AND process <> $2",
+        )
+        .bind(self.gateway.as_str())
+        .bind(self.process.as_str())
+        .fetch_all(&mut *tx)
+        .await?;
+        let abandoned = |row| -> Result<Abandoned> {
+            let key = key_of(row)?;
+            let (scope, request): (Option<String>, Option<String>) = (row.try_get(3)?, row.try_get(4)?);
+            let request = scope.zip(request).map(|(scope, key)| RequestKey { scope, key });
+            Ok(Abandoned { key, upload_id: row.try_get(2)?, request })
+        };
+        rows.iter().map(abandoned).collect()
+    }
+
+    async fn commit(&self, arrival: Arrival<'_>, by: &Origin) -> Result<Recording> {
+        let mut recording = arrival.recording.clone();
+        let mut tx = self.begin_for(&recording.key.session).await?;
+        match arrival.name_from {
+            Some((stem, first)) => {
+                let (filename, _) = Self::free_name(&mut tx, &recording.key.session, stem, first).await?;
+                recording.key.filename = filename;
+            }
+            None => release(&mut tx, &recording.key).await?,
+        }
+        let key = &recording.key;
+        let buried = sqlx::query(
+            "UPDATE tombstones SET pending_supabase = CASE WHEN $3 = 1 THEN 1 ELSE pending_supabase END,
+                 pending_local = CASE WHEN $4 = '' THEN pending_local ELSE 1 END,
+                 local_gateway = CASE WHEN $4 = '' THEN local_gateway ELSE $4 END
+             WHERE session_id = $1 AND filename = $2",
+        )
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(i64::from(recording.stores.supabase))
+        .bind(self.holder(recording.stores).unwrap_or_default())
+        .execute(&mut *tx)
+        .await?
+        .rows_affected()
+            > 0;
+        if buried {
+            // Somebody deleted it between the name and the answer: that was the later word.
+            jobs::add_deletions(&mut tx, key, recording.stores, &self.gateway).await?;
+        } else {
+            self.insert(&mut tx, &recording).await?;
+            if arrival.sync {
+                jobs::add(&mut tx, "sync", key, Some(&self.gateway), arrival.parent).await?;
+            }
+        }
+        let uploaded = Change { after: recording.sha256, ..Change::of(Action::Uploaded, key) };
+        audit::note(&mut tx, &uploaded, by).await?;
+        if let Some((request, fingerprint)) = arrival.request {
+            sqlx::query(
+                "UPDATE idempotent_requests SET fingerprint = $3, answer = $4 WHERE scope = $1 AND request_key = $2",
+            )
+            .bind(request.scope.as_str())
+            .bind(request.key.as_str())
+            .bind(fingerprint)
+            .bind((arrival.answer)(&recording))
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(recording)
+    }
+
+    async fn retract(&self, key: &ObjectKey, request: Option<&RequestKey>) -> Result<()> {
+        let mut tx = self.begin_for(&key.session).await?;
+        Self::drop_row(&mut tx, key).await?;
+        jobs::drop_open(&mut tx, "sync", key).await?;
+        if let Some(request) = request {
+            sqlx::query(
+                "UPDATE idempotent_requests SET fingerprint = NULL, answer = NULL WHERE scope = $1 AND request_key = $2",
+            )
+            .bind(request.scope.as_str())
+            .bind(request.key.as_str())
+            .execute(&mut *tx)
+            .await?;
+        }
+        let change =
+            Change { detail: Some("the upload could not be kept"), ..Change::of(Action::Denied, key) };
+        audit::note(&mut tx, &change, &Origin::gateway("upload")).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn adopt(&self, recordings: &[Recording], sync: bool, by: &Origin) -> Result<u64> {
+        let mut adopted = 0;
+        // One transaction a session, so that no two wait for each other's locks.
+        for recordings in recordings.chunk_by(|a, b| a.key.session == b.key.session) {
+            let Some(first) = recordings.first() else { continue };
+            let mut tx = self.begin_for(&first.key.session).await?;
+            let session_deleted =
+                sqlx::query("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
+                    .bind(first.key.session.as_str())
+                    .fetch_optional(&mut *tx)
+                    .await?;
+            let deleted_at = session_deleted.as_ref().map(session_and_time_of).transpose()?.map(|(_, at)| at);
+            for recording in recordings {
+                let key = &recording.key;
+                // What the bucket held of a session when it was deleted goes with it.
+                let went =
+                    recording.stores.supabase && deleted_at.is_some_and(|at| at >= recording.uploaded_at);
+                if went || Self::is_taken(&mut tx, &key.session, &key.filename).await? {
+                    continue;
+                }
+                self.insert(&mut tx, recording).await?;
+                if sync && !recording.stores.supabase {
+                    jobs::add(&mut tx, "sync", key, Some(&self.gateway), None).await?;
+                }
+                let change = Change { after: recording.sha256, ..Change::of(Action::Adopted, key) };
+                audit::note(&mut tx, &change, by).await?;
+                adopted += 1;
+            }
+            tx.commit().await?;
+        }
+        Ok(adopted)
+    }
+
+    async fn get(&self, key: &ObjectKey) -> Result<Option<Recording>> {
+        self.row(&mut self.snapshot().await?, key).await
+    }
+
+    async fn get_by_upload(&self, upload_id: &str) -> Result<Option<Recording>> {
+        let row = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {RECORDING_COLUMNS} FROM recordings WHERE upload_id = $1 LIMIT 1"
+        )))
+        .bind(upload_id)
+        .fetch_optional(&mut *self.snapshot().await?)
+        .await?;
+        row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
+    }
+
+    async fn view(&self, scope: &ListScope) -> Result<View> {
+        // Two texts, so that one session's question uses its index whatever the planner thinks of parameters.
+        let (filter, session) = match scope {
+            ListScope::Everything => ("$1 = ''", ""),
+            ListScope::Session(session) => ("session_id = $1", session.as_str()),
+        };
+        let mut tx = self.snapshot().await?;
+        let mut rows = async |columns: &str, table: &str| {
+            let text = format!("SELECT {columns} FROM {table} WHERE {filter}");
+            sqlx::query(AssertSqlSafe(text)).bind(session).fetch_all(&mut *tx).await
+        };
+        let recordings = rows(RECORDING_COLUMNS, "recordings").await?;
+        let tombstones = rows("session_id, filename", "tombstones").await?;
+        let reserved = rows("session_id, filename", "reservations").await?;
+        let sessions = rows("session_id, deleted_at", "session_tombstones").await?;
+        Ok(View {
+            recordings: recordings
+                .iter()
+                .map(|row| recording_of(row, &self.gateway))
+                .collect::<Result<_>>()?,
+            deleted: Deleted {
+                keys: tombstones.iter().map(key_of).collect::<Result<_>>()?,
+                sessions: sessions.iter().map(session_and_time_of).collect::<Result<_>>()?,
+            },
+            reserved: reserved.iter().map(key_of).collect::<Result<_>>()?,
+        })
+    }
+
+    async fn mark_stored(
+        &self,
+        key: &ObjectKey,
+        stores: StoreSet,
+        durability: Durability,
+        sha256: ContentDigest,
+        by: &Origin,
+    ) -> Result<bool> {
+        let mut tx = self.begin_for(&key.session).await?;
+        let Some(before) = self.row(&mut tx, key).await? else { return Ok(false) };
+        sqlx::query(
+            "UPDATE recordings SET in_supabase = $3, local_gateway = $4, durability = $5, sha256 = $6, parked_reason = $7
+             WHERE session_id = $1 AND filename = $2",
+        )
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(i64::from(stores.supabase))
+        .bind(self.holder(stores))
+        .bind(durability.as_str())
+        .bind(before.sha256.unwrap_or(sha256).to_string())
+        .bind(before.parked_reason.as_deref().filter(|_| !stores.supabase))
+        .execute(&mut *tx)
+        .await?;
+        if stores.supabase && !before.stores.supabase {
+            let change =
+                Change { before: before.sha256, after: Some(sha256), ..Change::of(Action::Synced, key) };
+            audit::note(&mut tx, &change, by).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn park(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<()> {
+        let mut tx = self.begin_for(&key.session).await?;
+        let parked =
+            sqlx::query("UPDATE recordings SET parked_reason = $3 WHERE session_id = $1 AND filename = $2")
+                .bind(key.session.as_str())
+                .bind(key.filename.as_str())
+                .bind(reason)
+                .execute(&mut *tx)
+                .await?;
+        jobs::end_open(&mut tx, "sync", key, "parked", Some(reason)).await?;
+        if parked.rows_affected() > 0 {
+            let change = Change { detail: Some(reason), ..Change::of(Action::Parked, key) };
+            audit::note(&mut tx, &change, by).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    async fn forget(&self, key: &ObjectKey, by: &Origin) -> Result<bool> {
+        let mut tx = self.begin_for(&key.session).await?;
+        let Some(before) = self.row(&mut tx, key).await? else { return Ok(false) };
+        Self::drop_row(&mut tx, key).await?;
+        jobs::end_open(&mut tx, "sync", key, "cancelled", Some("the recording is lost")).await?;
+        let detail = Some("no store had it; forgotten");
+        let change = Change { before: before.sha256, detail, ..Change::of(Action::Repaired, key) };
+        audit::note(&mut tx, &change, by).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        // The sums go over the partial index alone: few rows wait, however many there are.
+        let row = sqlx::query(
+            "SELECT (SELECT count(*) FROM recordings),
+                 (SELECT count(*) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NULL),
+                 (SELECT CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM recordings
+                      WHERE in_supabase = 0 AND parked_reason IS NULL),
+                 (SELECT min(uploaded_at) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NULL),
+                 (SELECT count(*) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NOT NULL),
+                 (SELECT count(*) FROM jobs WHERE state = 'open' AND kind NOT IN ('sync_all', 'sync_session', 'migration'))",
+        )
+        .fetch_one(&mut *self.snapshot().await?)
+        .await?;
+        let figure = |i: usize| -> Result<u64> { Ok(u64::try_from(row.try_get::<i64, _>(i)?).unwrap_or(0)) };
+        Ok(Counts {
+            recordings: figure(0)?,
+            unsynced: figure(1)?,
+            unsynced_bytes: figure(2)?,
+            oldest_unsynced_us: row.try_get(3)?,
+            parked: figure(4)?,
+            jobs: figure(5)?,
+        })
+    }
+}
+
+async fn release(tx: &mut Tx, key: &ObjectKey) -> Result<()> {
+    sqlx::query("DELETE FROM reservations WHERE session_id = $1 AND filename = $2")
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! The catalogue in an embedded SQLite file, which one gateway has alone. Writers go through one connection, readers
+//! through a few others; a commit is on the disk when it returns (WAL with `synchronous=FULL`), because a forgotten
+//! tombstone would bring a deleted recording back.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{AnyPool, Connection, Executor};
+use url::Url;
+
+use super::sql::{Dialect, SqlCatalog};
+use super::{CatalogError, Counts, Recordings};
+use crate::domain::GatewayId;
+
+const READERS: u32 = 4;
+
+/// Opens the file, making and migrating it as needed. Returns whether it was made.
+///
+/// # Errors
+/// [`CatalogError::Newer`] for a file of a newer version, which is left as it is.
+pub async fn open(path: &Path, gateway: GatewayId) -> Result<(SqlCatalog, bool), CatalogError> {
+    let new = !path.exists();
+    let write = pool(path, "rwc", 1, true).await?;
+    let readers = async || pool(path, "ro", READERS, false).await;
+    Ok((SqlCatalog::prepare(Dialect::Sqlite, write, readers, gateway).await?, new))
+}
+
+/// Reads the figures of an existing file without changing it, also while a gateway runs on it.
+pub async fn inspect(path: &Path) -> Result<Counts, CatalogError> {
+    let read = pool(path, "ro", 1, false).await?;
+    let counts = SqlCatalog::inspector(Dialect::Sqlite, read.clone()).counts().await;
+    read.close().await;
+    counts
+}
+
+async fn pool(path: &Path, mode: &str, connections: u32, writes: bool) -> Result<AnyPool, CatalogError> {
+    sqlx::any::install_default_drivers();
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                connection.execute("PRAGMA busy_timeout = 10000").await?;
+                if writes {
+                    connection.execute("PRAGMA journal_mode = WAL").await?;
+                    connection.execute("PRAGMA synchronous = FULL").await?;
+                }
+                Ok(())
+            })
+        })
+        // On a full disk SQLite ends a transaction by itself; sqlx cannot roll back what is over and would refuse
+        // every later one on this connection.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
+        .connect_with(AnyConnectOptions::from_str(&address(path, mode)?)?)
+        .await
+        .map_err(CatalogError::from)
+}
+
+fn address(path: &Path, mode: &str) -> Result<String, CatalogError> {
+    let absolute = std::path::absolute(path).map_err(|error| CatalogError::Database(error.into()))?;
+    let mut url = Url::from_file_path(&absolute)
+        .map_err(|()| CatalogError::Corrupt(format!("{} is no path for a file", absolute.display())))?
+        .to_string();
+    url.replace_range(.."file".len(), "sqlite");
+    Ok(format!("{url}?mode={mode}"))
+}
