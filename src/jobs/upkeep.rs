@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use crate::catalog::QueueSyncs;
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::Services;
@@ -65,11 +64,7 @@ async fn hurry(services: &Services) {
 pub async fn look_around(services: Services, interval: Duration) {
     let stopping = services.tasks.stopping().clone();
     let mut last_purge: Option<Instant> = None;
-    let in_both = !services.rules.keep_local;
-    if services.stores.has_primary()
-        && let Err(error) =
-            services.catalog.queue_syncs(QueueSyncs { in_both, ..QueueSyncs::default() }).await
-    {
+    if let Err(error) = services.queue_unsynced().await {
         tracing::warn!(error = %chain(&error), "what waits for the cloud could not be queued");
     }
     loop {

@@ -9,7 +9,7 @@ use sha2::Sha256;
 
 use super::delete::PrimaryOrService;
 use super::{ServiceError, Services, Verify};
-use crate::catalog::{Job, JobKind};
+use crate::catalog::{Job, JobKind, QueueSyncs};
 use crate::domain::{ContentDigest, Durability, ObjectKey, Recording, StoreKind, StoreSet};
 use crate::storage::tiered::{PrimaryError, Waiting};
 use crate::storage::{Kind, ObjectMeta, StorageError, chain};
@@ -27,6 +27,15 @@ pub enum Tried {
 }
 
 impl Services {
+    /// Leaves a job for everything that should be in the cloud alone and is not. Safe to drop and to repeat.
+    pub async fn queue_unsynced(&self) -> Result<(), ServiceError> {
+        if self.stores.has_primary() {
+            let in_both = !self.rules.keep_local;
+            self.catalog.queue_syncs(QueueSyncs { in_both, ..QueueSyncs::default() }).await?;
+        }
+        Ok(())
+    }
+
     /// Tries a job once. Safe to drop and to repeat.
     pub async fn try_job(&self, job: &Job) -> Tried {
         let done = match &job.kind {

@@ -211,6 +211,7 @@ impl Complete {
             }
             let from = if reserved.is_some() { None } else { Some(first) };
             let recording = self.recording(place, StoreKind::Local, parked.clone());
+            let object = self.leftovers.object.clone();
             let receipt = self.commit(&recording, from, &landed, None).await?;
             let key = ObjectKey::parse(&receipt.file_path).ok_or(ServiceError::Unexpected)?;
             match self.services.stores.put_fallback(&key, &self.source, &self.meta).await {
@@ -224,7 +225,7 @@ impl Complete {
                         self.source.leave();
                         return Err(error.into());
                     }
-                    self.leftovers.request = self.request.take();
+                    (self.leftovers.request, self.leftovers.object) = (self.request.take(), object);
                     if error.kind != Kind::AlreadyExists {
                         return Err(error.into());
                     }
