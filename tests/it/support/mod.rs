@@ -7,6 +7,7 @@ pub mod media;
 pub mod raw_client;
 pub mod skip;
 pub mod traces;
+pub mod wire_proxy;
 
 use std::time::{Duration, Instant};
 

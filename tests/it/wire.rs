@@ -1,0 +1,1 @@
+//! The gateway behind a broken wire.
