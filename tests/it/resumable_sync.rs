@@ -75,7 +75,7 @@ impl Bench {
 
     fn tiered(&self, pacer: Pacer) -> TieredStore {
         let local = Arc::new(MemoryStore::new(StoreKind::Local));
-        let (patience, breaker) = (Duration::from_secs(30), (3, Duration::from_secs(1)));
+        let (patience, breaker) = (Duration::from_secs(30), (10, Duration::from_secs(1)));
         let primary: Arc<dyn ObjectStore> = self.store.clone();
         TieredStore::new(Some(primary), local, patience, breaker, patience, pacer)
     }
@@ -174,7 +174,7 @@ async fn it_goes_on_where_the_line_broke() {
     let bench = Bench::with(cloud, 64 * MIB, Some(&proxy));
     let bytes = webm(20 << 20, 1);
     proxy.becomes(Wire::ResetUp(3 * MIB));
-    bench.put(&bytes, "one").await.unwrap();
+    bench.push(&bench.tiered(Pacer::new(0)), &bytes).await.unwrap();
     bench.assert_stored(&bytes);
     assert!(proxy.broken() >= 6, "{}", proxy.broken());
     assert_eq!(bench.seen("POST").len(), 1, "it was begun once");
@@ -492,7 +492,11 @@ async fn the_background_keeps_to_its_rate_and_gives_way_to_clients() {
 async fn a_large_recording_is_synced_over_a_line_that_keeps_breaking() {
     let cloud = FakeSupabase::start().await;
     let proxy = WireProxy::start(cloud.address());
-    let settings = [("supabase.url", proxy.url()), ("supabase.resumable_from", "1MiB".into())];
+    let settings = [
+        ("supabase.url", proxy.url()),
+        ("supabase.resumable_from", "1MiB".into()),
+        ("supabase.breaker_failures", "100".into()),
+    ];
     let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let gateway = Gateway::with_cloud_and(&cloud, &settings).await;
     proxy.refuse();

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use reqwest::Method;
@@ -23,6 +24,8 @@ use crate::storage::{Background, Kind, ObjectMeta, StorageError};
 /// A request that brought at least this much before it broke is followed by the next at once. One that brought less
 /// counts as a failed try.
 const PROGRESS_BYTES: u64 = 64 << 10;
+/// After a break the server may still be taking in what is on its way; the question for the offset ends that.
+const SETTLING: Duration = Duration::from_millis(200);
 /// Shortest request after a proxy refused a longer one: the piece that Supabase's own documents use.
 const SHORTEST_PATCH: u64 = 6 << 20;
 
@@ -158,6 +161,7 @@ impl Sending<'_> {
                 Sent::Refused(error) => return Err(error),
             };
             let taken = error.kind == Kind::AlreadyExists;
+            tokio::time::sleep(SETTLING).await;
             offset = match self.offset(id, None).await {
                 Ok(Some(at)) => at,
                 Ok(None) => {
