@@ -349,6 +349,17 @@ async fn what_the_bucket_refuses_is_refused_before_a_byte_is_sent() {
     assert_eq!(bench.cloud.object(BUCKET, KEY).unwrap().content_type, "video/webm");
 }
 
+/// reliability 29: single requests have a lower limit than the bucket; below the bucket's it is not parked.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_for_one_request_goes_in_pieces() {
+    let options = FakeOptions { standard_limit: Some(500_000), ..FakeOptions::default() };
+    let bench = Bench::with(FakeSupabase::start_with(options).await, PATCH, None);
+    let bytes = webm(900_000, 1);
+    bench.put(&bytes, "one").await.unwrap();
+    bench.assert_stored(&bytes);
+    assert_eq!((seen_uploads(&bench.cloud).len(), bench.seen("PATCH").len()), (1, 1));
+}
+
 /// reliability 28: a key that stops working does not cost what had arrived.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_is_no_reason_to_begin_anew() {

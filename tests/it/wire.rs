@@ -28,6 +28,8 @@ struct Line {
     cloud: FakeSupabase,
     proxy: WireProxy,
     gateway: Gateway,
+    /// Whether what waits is pushed; a line whose breaker opens has the product do that.
+    hurries: bool,
 }
 
 impl Line {
@@ -46,7 +48,7 @@ impl Line {
             ("sync.interval", "200ms"),
         ];
         let gateway = Gateway::with_cloud_and(&cloud, &settings).await;
-        Self { cloud, proxy, gateway }
+        Self { cloud, proxy, gateway, hurries: failures == NEVER }
     }
 
     /// Uploads one recording of each size, each of which must be answered with success, wherever it is.
@@ -75,6 +77,9 @@ impl Line {
 
     /// What was put off after failures is due now, as it is when the cloud is found to be back.
     async fn hurry(&self) {
+        if !self.hurries {
+            return;
+        }
         let now = i64::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).unwrap();
         self.gateway.services.catalog.hurry_jobs(now).await.unwrap();
         self.gateway.services.bell.send_replace(());
@@ -233,4 +238,34 @@ async fn a_wire_that_keeps_changing() {
     line.proxy.becomes(Wire::Well);
     line.drains(&kept).await;
     line.gateway.stop().await;
+}
+
+/// reliability 19: a name that nobody knows, and a server that does not speak TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_leads_nowhere() {
+    let cloud = FakeSupabase::start().await;
+    let no_tls = cloud.url().replace("http://", "https://");
+    for url in ["http://nowhere.invalid", &no_tls] {
+        let settings = [
+            ("supabase.url", url),
+            ("supabase.key", "key"),
+            ("supabase.patience", "1s"),
+            ("supabase.connect_timeout", "1s"),
+            ("supabase.breaker_pause", "60s"),
+            ("sync.interval", "200ms"),
+        ];
+        let gateway = Gateway::start(&settings).await;
+        let bytes = webm(300_000, 1);
+        let (status, answer) = gateway.upload("s", bytes.clone()).await;
+        assert_eq!((status, &answer["storage_type"]), (200, &serde_json::json!("local")), "{url}: {answer}");
+        assert!(gateway.bytes(answer["file_path"].as_str().unwrap()).await == bytes);
+        eventually("it is left alone after a few", async || !gateway.services.stores.primary_takes_writes())
+            .await;
+        let status = gateway.services.stores.primary_status().unwrap();
+        let cause = status.cause.unwrap_or_default();
+        assert!(cause.starts_with("supabase: "), "{url}: it is named: {cause}");
+        assert_eq!(gateway.services.catalog.counts().await.unwrap().jobs, 1, "{url}: it is scheduled");
+        gateway.stop().await;
+    }
+    assert!(cloud.keys(BUCKET).is_empty());
 }

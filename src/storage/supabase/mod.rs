@@ -120,14 +120,22 @@ impl ObjectStore for SupabaseStore {
         let size = source.completed().await.map_err(upload::source_gone)?;
         let max_bytes = self.probed().as_ref().and_then(|probe| probe.max_object_bytes);
         upload::fits(size, max_bytes)?;
-        if size >= self.client.access.resumable_from {
-            match resumable::put(&self.client, key, source, size, meta, background).await {
-                // A server without this route; the other one has every server.
-                Err(error) if error.kind == Kind::NotFound => {}
+        let pacer = Some(background.pacer);
+        let in_one = || upload::put(&self.client, key, source, Some(size), max_bytes, meta, pacer);
+        let mut refused = None;
+        if size < self.client.access.resumable_from {
+            match in_one().await {
+                // Single requests may have a lower limit than the bucket (section 5).
+                Err(error) if error.kind == Kind::TooLarge => refused = Some(error),
                 done => return done,
             }
         }
-        upload::put(&self.client, key, source, Some(size), max_bytes, meta, Some(background.pacer)).await
+        match (resumable::put(&self.client, key, source, size, meta, background).await, refused) {
+            // A server without this route.
+            (Err(error), Some(refused)) if error.kind == Kind::NotFound => Err(refused),
+            (Err(error), None) if error.kind == Kind::NotFound => in_one().await,
+            (done, _) => done,
+        }
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError> {

@@ -297,6 +297,7 @@ mod tests {
         (error.kind, error.outcome)
     }
 
+    /// reliability 23
     #[test]
     fn the_body_decides_not_the_status() {
         use Outcome::{NotApplied, Unknown};
