@@ -24,7 +24,8 @@ use crate::runtime::{logging, metrics};
 use crate::service::{Rules, Services, Verify};
 use crate::spool::Spool;
 use crate::storage::local::LocalStore;
-use crate::storage::supabase::{Access, CreateBucket, SupabaseStore};
+use crate::storage::pace::Pacer;
+use crate::storage::supabase::{Access, CreateBucket, PATCH_BYTES, SupabaseStore};
 use crate::storage::tiered::TieredStore;
 use crate::storage::{Kind, ObjectStore, chain};
 
@@ -228,6 +229,8 @@ fn supabase(config: &Config) -> anyhow::Result<Option<Arc<dyn ObjectStore>>> {
         connect_timeout: cloud.connect_timeout,
         idle_timeout: cloud.idle_timeout,
         question_timeout: cloud.list_timeout,
+        resumable_from: cloud.resumable_from,
+        patch_bytes: PATCH_BYTES,
     };
     let create = cloud.create_bucket.then_some(CreateBucket { public: cloud.public });
     let store =
@@ -243,6 +246,7 @@ fn stores(config: &Config, local: LocalStore) -> anyhow::Result<TieredStore> {
         cloud.patience,
         (cloud.breaker_failures, cloud.breaker_pause),
         cloud.signed_url_ttl,
+        Pacer::new(0),
     ))
 }
 

@@ -41,6 +41,8 @@ pub struct SupabaseConfig {
     pub breaker_failures: u32,
     /// Its first pause; doubles up to [`BREAKER_PAUSE_MAX`].
     pub breaker_pause: Duration,
+    /// Size in bytes from which a recording that is synced goes up by the resumable endpoint.
+    pub resumable_from: u64,
     /// How long a signed URL stays valid.
     pub signed_url_ttl: Duration,
 }
@@ -59,6 +61,7 @@ impl SupabaseConfig {
             list_timeout: r.some_duration("supabase.list_timeout"),
             breaker_failures: r.whole("supabase.breaker_failures", 1..=1000),
             breaker_pause: r.duration_within("supabase.breaker_pause", SHORTEST..=BREAKER_PAUSE_MAX),
+            resumable_from: r.size("supabase.resumable_from", 1),
             signed_url_ttl: r
                 .duration_within("supabase.signed_url_ttl", Duration::from_secs(1)..=Duration::MAX),
         }

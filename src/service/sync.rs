@@ -117,7 +117,7 @@ impl Services {
             original_filename: recording.original_filename.clone(),
         };
         let size = Some(recording.size_bytes);
-        match self.stores.put_primary(key, &source, size, &meta, Waiting::Nobody).await {
+        match self.stores.put_primary(key, &source, size, &meta, Waiting::Nobody(None)).await {
             Ok(()) => {}
             Err(error) if error.name_is_taken() => {
                 // Other bytes of this name; the same bytes, sent by somebody else, will do.

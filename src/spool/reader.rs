@@ -76,6 +76,12 @@ impl SpoolReader {
         Follower { bytes: unfold(state, Following::next).boxed(), position, reader: self.clone() }
     }
 
+    /// The bytes `start..end`, which must have been written, in blocks.
+    pub fn part(&self, start: u64, end: u64) -> BoxStream<'static, io::Result<Bytes>> {
+        let shared = self.shared.clone();
+        in_blocks(start, end, move |at| read_block(&shared.file, &shared.blocks, at, end))
+    }
+
     /// The file itself.
     pub fn file(&self) -> &File {
         &self.shared.file
@@ -203,14 +209,23 @@ pub fn read_blocks(
     end: u64,
     blocks: BlockPool,
 ) -> BoxStream<'static, io::Result<Bytes>> {
-    let file = Arc::new(file);
+    in_blocks(start, end, move |at| read_block(&file, &blocks, at, end))
+}
+
+/// A stream of what `read` gives from each position on, until `end`.
+fn in_blocks(
+    start: u64,
+    end: u64,
+    read: impl Fn(u64) -> io::Result<Bytes> + Send + Sync + 'static,
+) -> BoxStream<'static, io::Result<Bytes>> {
+    let read = Arc::new(read);
     unfold(start, move |at| {
-        let (file, blocks) = (file.clone(), blocks.clone());
+        let read = read.clone();
         async move {
             if at >= end {
                 return None;
             }
-            let read = tokio::task::spawn_blocking(move || read_block(&file, &blocks, at, end)).await;
+            let read = tokio::task::spawn_blocking(move || read(at)).await;
             let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
             let next = read.as_ref().map_or(end, |bytes| at + bytes.len() as u64);
             Some((read, next))

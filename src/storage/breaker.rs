@@ -81,21 +81,29 @@ impl Breaker {
     }
 
     /// A request failed in a way that blames the store. `lasting` opens at once: wrong credentials do not get right
-    /// by asking again. Returns whether that opened the breaker.
-    pub fn failed(&mut self, now: Instant, cause: &str, lasting: bool) -> bool {
+    /// by asking again. `asked` is how long the store wants to be left alone: it is, at once and for that long, however
+    /// long the pause would be. Returns whether that opened the breaker.
+    pub fn failed(&mut self, now: Instant, cause: &str, lasting: bool, asked: Option<Duration>) -> bool {
         self.failures = self.failures.saturating_add(1);
+        let asked_until = asked.map(|wait| now + wait);
         match &mut self.open {
             Some(open) => {
                 if open.trying_since.take().is_some() {
                     open.pause = (open.pause * 2).min(MAX_PAUSE);
                     open.until = now + open.pause;
                 }
+                open.until = asked_until.map_or(open.until, |until| until.max(open.until));
                 open.cause = cause.to_owned();
                 false
             }
-            None if lasting || self.failures >= self.threshold => {
+            None if lasting || asked.is_some() || self.failures >= self.threshold => {
                 let pause = self.first_pause;
-                let until = now + pause;
+                // Fewer failures than usual open it for as long as was asked for and no longer.
+                let until = match asked_until {
+                    Some(until) if !lasting && self.failures < self.threshold => until,
+                    Some(until) => until.max(now + pause),
+                    None => now + pause,
+                };
                 self.open = Some(Open { cause: cause.to_owned(), until, pause, trying_since: None });
                 true
             }
@@ -133,13 +141,13 @@ mod tests {
     fn opens_after_failures_in_a_row_only() {
         let (mut breaker, t) = (Breaker::new(3, PAUSE), Instant::now());
         for _ in 0..5 {
-            assert!(!breaker.failed(t, "500", false));
-            assert!(!breaker.failed(t, "500", false));
+            assert!(!breaker.failed(t, "500", false, None));
+            assert!(!breaker.failed(t, "500", false, None));
             assert!(!breaker.succeeded());
         }
-        breaker.failed(t, "500", false);
-        breaker.failed(t, "500", false);
-        assert!(breaker.failed(t, "500", false));
+        breaker.failed(t, "500", false, None);
+        breaker.failed(t, "500", false, None);
+        assert!(breaker.failed(t, "500", false, None));
         assert_eq!(breaker.admit(t), Admission::Refused);
         assert_eq!(breaker.cause(), Some("500"));
     }
@@ -147,18 +155,18 @@ mod tests {
     #[test]
     fn a_lasting_cause_opens_at_once() {
         let (mut breaker, t) = (Breaker::new(3, PAUSE), Instant::now());
-        assert!(breaker.failed(t, "key rejected", true));
+        assert!(breaker.failed(t, "key rejected", true, None));
         assert_eq!(breaker.state(t), State::Open);
     }
 
     #[test]
     fn one_try_at_a_time_and_the_pause_doubles() {
         let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
-        breaker.failed(t, "down", false);
+        breaker.failed(t, "down", false, None);
         let t = t + PAUSE;
         assert_eq!(breaker.admit(t), Admission::Try);
         assert_eq!(breaker.admit(t), Admission::Refused, "the place is taken");
-        breaker.failed(t, "still down", false);
+        breaker.failed(t, "still down", false, None);
         assert_eq!(breaker.admit(t + PAUSE), Admission::Refused);
         let t = t + 2 * PAUSE;
         assert_eq!(breaker.admit(t), Admission::Try);
@@ -170,7 +178,7 @@ mod tests {
     #[test]
     fn a_try_that_was_given_up_frees_its_place_and_changes_nothing_else() {
         let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
-        breaker.failed(t, "down", false);
+        breaker.failed(t, "down", false, None);
         assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
         breaker.gave_up();
         assert_eq!(breaker.cause(), Some("down"));
@@ -180,9 +188,9 @@ mod tests {
     #[test]
     fn late_failures_of_old_requests_do_not_prolong_the_pause() {
         let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
-        breaker.failed(t, "down", false);
+        breaker.failed(t, "down", false, None);
         for second in 1..9 {
-            breaker.failed(t + Duration::from_secs(second), "down", false);
+            breaker.failed(t + Duration::from_secs(second), "down", false, None);
         }
         assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
     }
@@ -190,7 +198,7 @@ mod tests {
     #[test]
     fn a_try_that_never_reports_gives_its_place_back() {
         let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
-        breaker.failed(t, "down", false);
+        breaker.failed(t, "down", false, None);
         assert_eq!(breaker.admit(t + PAUSE), Admission::Try);
         assert_eq!(breaker.admit(t + PAUSE + Duration::from_secs(60)), Admission::Try);
     }
@@ -198,12 +206,30 @@ mod tests {
     #[test]
     fn the_pause_is_bounded() {
         let (mut breaker, mut t) = (Breaker::new(1, PAUSE), Instant::now());
-        breaker.failed(t, "down", false);
+        breaker.failed(t, "down", false, None);
         for _ in 0..20 {
             t += MAX_PAUSE;
             assert_eq!(breaker.admit(t), Admission::Try);
-            breaker.failed(t, "down", false);
+            breaker.failed(t, "down", false, None);
         }
         assert_eq!(breaker.retry_after(t), Some(MAX_PAUSE));
+    }
+
+    /// reliability 22: what a 429 or 503 asks for is given.
+    #[test]
+    fn a_store_that_asks_for_time_gets_it() {
+        let (mut breaker, t) = (Breaker::new(3, PAUSE), Instant::now());
+        let minute = Duration::from_secs(60);
+        assert!(breaker.failed(t, "429", false, Some(minute)), "one is enough");
+        assert_eq!(breaker.retry_after(t), Some(minute));
+        assert_eq!(breaker.admit(t + PAUSE), Admission::Refused);
+        // Others that were under way are told the same, or longer.
+        breaker.failed(t, "429", false, Some(2 * minute));
+        breaker.failed(t, "500", false, None);
+        assert_eq!(breaker.retry_after(t), Some(2 * minute));
+        assert_eq!(breaker.admit(t + 2 * minute), Admission::Try);
+        assert!(breaker.succeeded());
+        assert!(breaker.failed(t, "429", false, Some(Duration::from_secs(1))));
+        assert_eq!(breaker.retry_after(t), Some(Duration::from_secs(1)), "not longer than asked");
     }
 }

@@ -1,7 +1,12 @@
 //! How stores fail: what kind of failure, whether trying again helps, and whether the change may have happened
 //! nevertheless. The last one is the question a gateway must never guess at.
 
+use std::time::Duration;
+
 use crate::domain::StoreKind;
+
+/// Longest time a store is believed when it says how long to wait.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// What kind of failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +77,8 @@ pub struct StorageError {
     pub kind: Kind,
     /// Whether the change may have been made.
     pub outcome: Outcome,
+    /// How long the store said it wants to be left alone, at most [`LONGEST_RETRY_AFTER`].
+    pub retry_after: Option<Duration>,
     /// One clause in plain words; may quote the store's own message.
     pub detail: String,
     /// What lies below.
@@ -82,7 +89,16 @@ pub struct StorageError {
 impl StorageError {
     /// A failure that certainly changed nothing.
     pub fn certain(store: StoreKind, kind: Kind, detail: impl Into<String>) -> Self {
-        Self { store, kind, outcome: Outcome::NotApplied, detail: detail.into(), source: None }
+        let (outcome, detail) = (Outcome::NotApplied, detail.into());
+        Self { store, kind, outcome, retry_after: None, detail, source: None }
+    }
+
+    /// Adds how long the store wants to be left alone; ignored where it did not say that it cannot serve now.
+    pub fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        if matches!(self.kind, Kind::Throttled | Kind::Unavailable) {
+            self.retry_after = wait.map(|wait| wait.min(LONGEST_RETRY_AFTER));
+        }
+        self
     }
 
     /// If `may_have_applied`, says that the change may have been made nevertheless.

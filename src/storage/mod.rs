@@ -8,7 +8,9 @@ mod error;
 pub use error::chain;
 pub mod local;
 pub mod memory;
+pub mod pace;
 mod push;
+mod resume;
 pub mod supabase;
 pub mod tiered;
 
@@ -20,6 +22,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 pub use error::{Kind, Outcome, Retry, StorageError};
+pub use resume::{Background, ForThisCall, ResumePoint};
 
 use crate::domain::merge::StoredObject;
 use crate::domain::{ContentDigest, ObjectKey, SessionId, StoreKind};
@@ -89,6 +92,18 @@ pub trait ObjectStore: Send + Sync {
         known_size: Option<u64>,
         meta: &ObjectMeta,
     ) -> Result<(), StorageError>;
+
+    /// As [`put`](Self::put), for a source that is complete and that nobody waits for. A store that can take an object
+    /// piece by piece continues where an earlier try, of this process or one before it, was broken off.
+    async fn put_in_background(
+        &self,
+        key: &ObjectKey,
+        source: &SpoolReader,
+        meta: &ObjectMeta,
+        _background: Background<'_>,
+    ) -> Result<(), StorageError> {
+        self.put(key, source, source.complete_size(), meta).await
+    }
 
     /// What is stored under `key`; `None` if nothing is.
     async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError>;

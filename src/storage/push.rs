@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Kind, ObjectMeta, ObjectStore, Outcome, Retry, StorageError};
+use super::{Background, Kind, ObjectMeta, ObjectStore, Outcome, Retry, StorageError};
 use crate::domain::ObjectKey;
 use crate::spool::SpoolReader;
 
@@ -26,7 +26,8 @@ enum Found {
 }
 
 /// Stores `source` under `key` and confirms it, following the source while it grows. Gives up at the first failure
-/// that repeating cannot help, or when `go_on` says so; it is told each failure that blames the store.
+/// that repeating cannot help, or when `go_on` says so; it is told each failure that blames the store. With
+/// `background` the source is complete, and a try takes up where the one before was broken off.
 ///
 /// # Errors
 /// [`Kind::AlreadyExists`]: the name holds somebody else's object; take another. For all others
@@ -37,6 +38,7 @@ pub(super) async fn push(
     source: &SpoolReader,
     known_size: Option<u64>,
     meta: &ObjectMeta,
+    background: Option<Background<'_>>,
     go_on: impl Fn(&StorageError) -> bool,
 ) -> Result<(), StorageError> {
     let mut pause = FIRST_PAUSE;
@@ -46,7 +48,11 @@ pub(super) async fn push(
         let attempt = if may_be_there {
             confirm(store, key, source, meta).await
         } else {
-            match store.put(key, source, known_size, meta).await {
+            let put = match background {
+                Some(background) => store.put_in_background(key, source, meta, background).await,
+                None => store.put(key, source, known_size, meta).await,
+            };
+            match put {
                 Ok(()) => confirm(store, key, source, meta).await.map_err(|e| e.unknown_if(true)),
                 Err(error) if error.kind == Kind::AlreadyExists => {
                     // Perhaps by an earlier attempt of ours whose answer was lost.

@@ -9,8 +9,12 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::breaker::{Admission, Breaker, State};
+use super::pace::Pacer;
 use super::push::push;
-use super::{Kind, ListScope, ObjectMeta, ObjectStore, Outcome, Probe, Retry, StorageError, chain};
+use super::{
+    Background, ForThisCall, Kind, ListScope, ObjectMeta, ObjectStore, Outcome, Probe, ResumePoint, Retry,
+    StorageError, chain,
+};
 use crate::domain::merge::StoredObject;
 use crate::domain::{ObjectKey, StoreKind};
 use crate::spool::SpoolReader;
@@ -23,6 +27,7 @@ pub struct TieredStore {
     primary: Option<Primary>,
     fallback: Arc<dyn ObjectStore>,
     signed_url_ttl: Duration,
+    pacer: Pacer,
 }
 
 struct Primary {
@@ -81,6 +86,14 @@ impl PrimaryError {
         }
     }
 
+    /// How long the primary said it wants to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Failed(error) => error.retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether the name is taken by somebody else's object.
     pub fn name_is_taken(&self) -> bool {
         matches!(self, Self::Failed(error) if error.kind == Kind::AlreadyExists)
@@ -88,12 +101,14 @@ impl PrimaryError {
 }
 
 /// Who waits for a transfer to the primary.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Waiting {
+#[derive(Clone, Copy)]
+pub enum Waiting<'a> {
     /// A client: the transfer gets `patience` after the source is complete.
     Client,
-    /// Nobody: it takes the time it takes, as long as bytes move.
-    Nobody,
+    /// Nobody, and the source is complete: it takes the time it takes, as long as bytes move, goes at the pace of the
+    /// background, and continues where this says that an earlier one was broken off. Without a point it continues
+    /// within the call only.
+    Nobody(Option<&'a dyn ResumePoint>),
 }
 
 /// Both stores' objects of a scope.
@@ -180,7 +195,7 @@ impl Drop for Leave<'_> {
 fn failed(breaker: &Mutex<Breaker>, error: &StorageError) -> bool {
     let (cause, now) = (chain(error), Instant::now());
     let mut breaker = lock(breaker);
-    if breaker.failed(now, &cause, error.retry() == Retry::AfterChange) {
+    if breaker.failed(now, &cause, error.retry() == Retry::AfterChange, error.retry_after) {
         tracing::warn!(cause, "the cloud is left alone for a while");
     }
     breaker.state(now) == State::Closed
@@ -197,13 +212,15 @@ async fn asked<T>(
 }
 
 impl TieredStore {
-    /// Puts the two in their roles. `failures` in a row open the breaker, first for `pause`.
+    /// Puts the two in their roles. `failures` in a row open the breaker, first for `pause`; `pacer` holds transfers
+    /// that nobody waits for.
     pub fn new(
         primary: Option<Arc<dyn ObjectStore>>,
         fallback: Arc<dyn ObjectStore>,
         patience: Duration,
         (failures, pause): (u32, Duration),
         signed_url_ttl: Duration,
+        pacer: Pacer,
     ) -> Self {
         let breaker = || Mutex::new(Breaker::new(failures, pause));
         let primary = primary.map(|store| Primary {
@@ -214,7 +231,7 @@ impl TieredStore {
             hidden: Mutex::default(),
             patience,
         });
-        Self { primary, fallback, signed_url_ttl }
+        Self { primary, fallback, signed_url_ttl, pacer }
     }
 
     /// Whether there is a primary at all.
@@ -244,14 +261,22 @@ impl TieredStore {
         source: &SpoolReader,
         known_size: Option<u64>,
         meta: &ObjectMeta,
-        waiting: Waiting,
+        waiting: Waiting<'_>,
     ) -> Result<(), PrimaryError> {
         let primary = self.primary()?;
+        let for_this_call = ForThisCall::default();
+        let (background, _client) = match waiting {
+            Waiting::Client => (None, Some(self.pacer.client_transfer())),
+            Waiting::Nobody(resume) => {
+                let resume = resume.unwrap_or(&for_this_call);
+                (Some(Background { resume, pacer: &self.pacer }), None)
+            }
+        };
         let leave = Leave::ask(&primary.writes)?;
         let go_on = |error: &StorageError| failed(&primary.writes, error);
         let store = &*primary.store;
         let pushed = tokio::select! {
-            pushed = push(store, key, source, known_size, meta, go_on) => pushed,
+            pushed = push(store, key, source, known_size, meta, background, go_on) => pushed,
             over = out_of_patience(source, primary.patience, waiting) => Err(match over {
                 Over::Patience => {
                     let detail = format!("was not done {:?} after the last byte", primary.patience);
@@ -394,13 +419,13 @@ enum Over {
 }
 
 /// Ends when the source was abandoned, or when the client that waits has waited long enough after the last byte.
-async fn out_of_patience(source: &SpoolReader, patience: Duration, waiting: Waiting) -> Over {
+async fn out_of_patience(source: &SpoolReader, patience: Duration, waiting: Waiting<'_>) -> Over {
     match (source.completed().await, waiting) {
         (Err(_), _) => Over::Abandoned,
         (Ok(_), Waiting::Client) => {
             tokio::time::sleep(patience).await;
             Over::Patience
         }
-        (Ok(_), Waiting::Nobody) => std::future::pending().await,
+        (Ok(_), Waiting::Nobody(_)) => std::future::pending().await,
     }
 }

@@ -87,6 +87,7 @@ fn nothing_at_all_is_a_working_local_gateway() {
         .map(|duration| duration.as_secs());
     assert_eq!(seconds, [10, 5, 30, 5]);
     assert_eq!((supabase.breaker_failures, supabase.breaker_pause.as_secs()), (3, 10));
+    assert_eq!(supabase.resumable_from, 64 << 20);
     assert_eq!(supabase.signed_url_ttl, Duration::from_secs(3600));
     assert_eq!(config.uploads.max_bytes, 20 << 30);
     assert_eq!(config.uploads.allowed_types, ["audio/*", "video/*"]);

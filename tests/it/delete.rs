@@ -118,6 +118,7 @@ async fn deletes_in_spite_of(fault: Fault, on: Matcher) {
     gateway.stop().await;
 }
 
+/// reliability 31
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cloud_that_cannot_be_asked_finds_out_later() {
     tokio::join!(

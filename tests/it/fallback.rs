@@ -189,16 +189,19 @@ async fn matrix(bytes: usize) {
     assert!(failed.is_empty(), "with {bytes} bytes: {failed:#?}");
 }
 
+/// reliability 19, 20, 21, 23, 25, 26, 27, 28, 32
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_recording_survives_every_fault() {
     matrix(1000).await;
 }
 
+/// reliability 19, 20, 21, 23, 25, 26, 27, 28, 32
 #[tokio::test(flavor = "multi_thread")]
 async fn a_medium_recording_survives_every_fault() {
     matrix(300_000).await;
 }
 
+/// reliability 19, 20, 21, 23, 25, 26, 27, 28, 32
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_recording_survives_every_fault() {
     matrix(6_000_000).await;
@@ -258,6 +261,7 @@ async fn after_some_failures_the_cloud_is_left_alone_until_it_is_back() {
     gateway.stop().await;
 }
 
+/// reliability 19, 33
 #[tokio::test(flavor = "multi_thread")]
 async fn the_breaker_closes_when_the_cloud_is_back() {
     let cloud = FakeSupabase::start().await;
@@ -280,6 +284,7 @@ async fn the_breaker_closes_when_the_cloud_is_back() {
     gateway.stop().await;
 }
 
+/// reliability 28
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_is_tried_once_and_named() {
     let cloud = FakeSupabase::start().await;
@@ -333,6 +338,7 @@ async fn a_client_that_goes_away_does_not_close_the_breaker() {
     gateway.stop().await;
 }
 
+/// reliability 20
 #[tokio::test(flavor = "multi_thread")]
 async fn a_black_hole_does_not_slow_the_client() {
     let cloud = FakeSupabase::start().await;
@@ -402,6 +408,7 @@ fn bucket_with(file_size_limit: Option<u64>, types: Option<&[&str]>) -> BucketSp
     }
 }
 
+/// reliability 29
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_over_the_buckets_limit_is_parked() {
     let cloud = FakeSupabase::start().await;

@@ -207,6 +207,7 @@ async fn without_the_cloud_what_is_known_is_listed() {
     }
 }
 
+/// reliability 30
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_cut_short_or_does_not_get_on_hides_nothing_known() {
     let cloud = FakeSupabase::start().await;

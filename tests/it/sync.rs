@@ -162,6 +162,7 @@ async fn local_copy_stays_while(verify: &str, fault: Fault, on: Matcher) {
     gateway.stop().await;
 }
 
+/// reliability 25, 26
 #[tokio::test(flavor = "multi_thread")]
 async fn the_local_copy_goes_only_after_the_cloud_copy_was_compared() {
     let downloads = || Matcher::any().method("GET").path("/object/authenticated/");
@@ -174,6 +175,7 @@ async fn the_local_copy_goes_only_after_the_cloud_copy_was_compared() {
     );
 }
 
+/// reliability 24
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cloud_copy_with_other_bytes_is_no_copy() {
     for verify in ["etag", "read"] {

@@ -9,7 +9,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::wire::{self, refusal};
+use super::wire::{self, refusal, retry_after};
 use crate::domain::{ObjectKey, StoreKind};
 use crate::storage::{Kind, StorageError};
 
@@ -28,6 +28,10 @@ pub struct Access {
     pub idle_timeout: Duration,
     /// How long a question (info, list page, delete, bucket) may take.
     pub question_timeout: Duration,
+    /// Size in bytes from which an object that nobody waits for goes by the resumable endpoint.
+    pub resumable_from: u64,
+    /// Most bytes of one of its requests.
+    pub patch_bytes: u64,
 }
 
 /// Most bytes of a JSON answer that are read: a list page of 1000 rows has 400 KB.
@@ -67,7 +71,7 @@ impl Client {
         Ok(Self { access, questions, uploads, base })
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(super) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 
@@ -92,9 +96,12 @@ impl Client {
             .send()
             .await
             .map_err(|error| transport(error, changes))?;
-        let status = response.status();
+        let (status, wait) = (response.status(), retry_after(response.headers()));
         let body = read_capped(response, changes).await?;
-        if status.is_success() { Ok(body) } else { Err(refusal(status.as_u16(), &body, changes)) }
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(refusal(status.as_u16(), &body, changes).retry_after(wait))
     }
 
     pub(super) async fn bucket(&self) -> Result<wire::BucketBody, StorageError> {
@@ -170,6 +177,13 @@ impl Client {
         request.body(body)
     }
 
+    /// A request about an upload of the resumable endpoint (section 10): `path` is empty or `/ID`. One that sends bytes
+    /// has a connection of its own.
+    pub(super) fn resumable(&self, method: Method, path: &str) -> RequestBuilder {
+        let pool = if method == Method::PATCH { &self.uploads } else { &self.questions };
+        pool.request(method, self.url(&format!("/upload/resumable{path}"))).header("tus-resumable", "1.0.0")
+    }
+
     /// Opens an object for reading; the answer's head must come within the question's time.
     pub(super) async fn download(
         &self,
@@ -184,12 +198,13 @@ impl Client {
         // other questions.
         let head = tokio::time::timeout(self.access.idle_timeout, request.send()).await;
         let response = head.map_err(|_| timeout(false))?.map_err(|error| transport(error, false))?;
-        let status = response.status();
+        let (status, wait) = (response.status(), retry_after(response.headers()));
         if status.is_success() {
             return Ok(response);
         }
         let body = tokio::time::timeout(self.access.question_timeout, read_capped(response, false));
-        Err(refusal(status.as_u16(), &body.await.map_err(|_| timeout(false))??, false))
+        let body = body.await.map_err(|_| timeout(false))??;
+        Err(refusal(status.as_u16(), &body, false).retry_after(wait))
     }
 }
 
@@ -225,7 +240,7 @@ pub(super) fn timeout(may_have_applied: bool) -> StorageError {
         .unknown_if(may_have_applied)
 }
 
-fn nonsense(may_have_applied: bool) -> StorageError {
+pub(super) fn nonsense(may_have_applied: bool) -> StorageError {
     let detail = "answered something that Supabase Storage does not answer";
     StorageError::certain(StoreKind::Supabase, Kind::Nonsense, detail).unknown_if(may_have_applied)
 }

@@ -2,6 +2,8 @@
 //! numbers in comments refer to it.
 
 mod client;
+mod resumable;
+mod tus;
 mod upload;
 mod wire;
 
@@ -15,13 +17,18 @@ use futures_util::StreamExt;
 
 pub use self::client::Access;
 use self::client::Client;
-use super::{Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError};
+use super::{Background, Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError};
 use crate::domain::merge::StoredObject;
 use crate::domain::{ObjectKey, StoreKind};
 use crate::spool::SpoolReader;
 
 /// Longest key every backend takes, in bytes (section 4).
 const MAX_KEY_BYTES: usize = 900;
+
+/// Most bytes of one request to the resumable endpoint. What a broken one has brought is kept, so its length costs
+/// nothing but with proxies that pass on whole bodies only; at 256 MiB a round trip between two of them is below one
+/// part in a hundred of the time up to 2 GB/s on a near line and 200 MB/s on a far one.
+pub const PATCH_BYTES: u64 = 256 << 20;
 
 /// One bucket.
 pub struct SupabaseStore {
@@ -99,7 +106,36 @@ impl ObjectStore for SupabaseStore {
             (known_size, _) => known_size,
         };
         let max_bytes = probed.and_then(|probe| probe.max_object_bytes);
-        upload::put(&self.client, key, source, known_size, max_bytes, meta).await
+        upload::put(&self.client, key, source, known_size, max_bytes, meta, None).await
+    }
+
+    async fn put_in_background(
+        &self,
+        key: &ObjectKey,
+        source: &SpoolReader,
+        meta: &ObjectMeta,
+        background: Background<'_>,
+    ) -> Result<(), StorageError> {
+        self.check(key, meta)?;
+        let size = source.completed().await.map_err(upload::source_gone)?;
+        let max_bytes = self.probed().as_ref().and_then(|probe| probe.max_object_bytes);
+        upload::fits(size, max_bytes)?;
+        let pacer = Some(background.pacer);
+        let in_one = || upload::put(&self.client, key, source, Some(size), max_bytes, meta, pacer);
+        let mut refused = None;
+        if size < self.client.access.resumable_from {
+            match in_one().await {
+                // Single requests may have a lower limit than the bucket (section 5).
+                Err(error) if error.kind == Kind::TooLarge => refused = Some(error),
+                done => return done,
+            }
+        }
+        match (resumable::put(&self.client, key, source, size, meta, background).await, refused) {
+            // A server without this route.
+            (Err(error), Some(refused)) if error.kind == Kind::NotFound => Err(refused),
+            (Err(error), None) if error.kind == Kind::NotFound => in_one().await,
+            (done, _) => done,
+        }
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError> {

@@ -15,9 +15,10 @@ use futures_util::stream::{BoxStream, unfold};
 use tokio::time::Instant;
 
 use super::client::{Client, read_capped, timeout, transport};
-use super::wire::{UserMetadata, refusal};
+use super::wire::{UserMetadata, refusal, retry_after};
 use crate::domain::{ObjectKey, StoreKind};
-use crate::spool::{Follower, FollowerWatch, SpoolError, SpoolReader};
+use crate::spool::{Follower, SpoolError, SpoolReader};
+use crate::storage::pace::{Held, Pacer};
 use crate::storage::{Kind, ObjectMeta, StorageError};
 
 /// Slowest rate, in bytes a second, at which a server may digest what it received before it answers (section 12:
@@ -31,13 +32,14 @@ pub(super) async fn put(
     known_size: Option<u64>,
     max_bytes: Option<u64>,
     meta: &ObjectMeta,
+    pacer: Option<&Pacer>,
 ) -> Result<(), StorageError> {
     let announced = source.complete_size().or(known_size);
-    let sent = send(client, key, source, announced, max_bytes, meta).await;
+    let sent = send(client, key, source, announced, max_bytes, meta, pacer).await;
     // A client that announced another length than it sent is not the cloud's fault: once more, with the true one.
     match source.complete_size() {
         Some(size) if sent.is_err() && announced.is_some_and(|announced| announced != size) => {
-            send(client, key, source, Some(size), max_bytes, meta).await
+            send(client, key, source, Some(size), max_bytes, meta, pacer).await
         }
         _ => sent,
     }
@@ -50,41 +52,47 @@ async fn send(
     known_size: Option<u64>,
     max_bytes: Option<u64>,
     meta: &ObjectMeta,
+    pacer: Option<&Pacer>,
 ) -> Result<(), StorageError> {
     let over_limit = |size: u64| max_bytes.is_some_and(|max| size > max);
-    let too_large = || {
-        let limit = ByteSize(max_bytes.unwrap_or_default());
-        let detail = format!("it is larger than the bucket's limit of {limit}");
-        StorageError::certain(StoreKind::Supabase, Kind::TooLarge, detail)
-    };
-    if known_size.is_some_and(over_limit) {
-        return Err(too_large());
+    if let Some(size) = known_size {
+        fits(size, max_bytes)?;
     }
     let follower = source.follow();
     let watch = follower.watch();
-    let body = reqwest::Body::wrap_stream(guarded(follower, source.clone(), known_size, max_bytes));
-    let metadata = serde_json::to_vec(&UserMetadata::of(meta)).expect("three texts are JSON");
+    let bytes = guarded(follower, source.clone(), known_size, max_bytes);
+    let (bytes, held) = match pacer {
+        Some(pacer) => pacer.pace(bytes),
+        None => (bytes, Held::default()),
+    };
+    let body = reqwest::Body::wrap_stream(bytes);
+    let metadata = UserMetadata::of(meta).to_json();
     let request = client.upload(key, body, known_size, &meta.content_type, STANDARD.encode(metadata));
 
     let all_sent = || source.complete_size().is_some_and(|size| watch.position() >= size);
+    let at = || At {
+        position: watch.position(),
+        waits_for_us: watch.waits_for_writer() || held.now(),
+        digests: source.complete_size().filter(|_| all_sent()).unwrap_or_default(),
+    };
     let sent = tokio::select! {
         sent = request.send() => sent,
-        () = stalled(&watch, source, client.access.idle_timeout) => return Err(timeout(all_sent())),
+        () = stalled(at, client.access.idle_timeout) => return Err(timeout(all_sent())),
     };
     let response = sent.map_err(|error| {
         if source.is_abandoned() {
             return source_gone(SpoolError::Abandoned);
         }
         if over_limit(watch.position()) {
-            return too_large();
+            return too_large(max_bytes);
         }
         transport(error, all_sent())
     })?;
-    let status = response.status();
+    let (status, wait) = (response.status(), retry_after(response.headers()));
     let body = tokio::time::timeout(client.access.idle_timeout, read_capped(response, all_sent()));
     let body = body.await.map_err(|_| timeout(all_sent()))??;
     if !status.is_success() {
-        let mut error = refusal(status.as_u16(), &body, all_sent());
+        let mut error = refusal(status.as_u16(), &body, all_sent()).retry_after(wait);
         // Nothing can be missing that is only being made: this is not the route it should be.
         if error.kind == Kind::NotFound {
             error.kind = Kind::Nonsense;
@@ -98,6 +106,17 @@ async fn send(
         let detail = "answered before it had all bytes";
         Err(StorageError::certain(StoreKind::Supabase, Kind::Nonsense, detail).unknown_if(true))
     }
+}
+
+/// An object of `size` bytes is within the bucket's limit.
+pub(super) fn fits(size: u64, max_bytes: Option<u64>) -> Result<(), StorageError> {
+    if max_bytes.is_some_and(|max| size > max) { Err(too_large(max_bytes)) } else { Ok(()) }
+}
+
+fn too_large(max_bytes: Option<u64>) -> StorageError {
+    let limit = ByteSize(max_bytes.unwrap_or_default());
+    let detail = format!("it is larger than the bucket's limit of {limit}");
+    StorageError::certain(StoreKind::Supabase, Kind::TooLarge, detail)
 }
 
 /// The upload whose bytes were being sent came to nothing.
@@ -140,20 +159,26 @@ fn guarded(
     .boxed()
 }
 
+/// How far a body is on its way.
+pub(super) struct At {
+    /// Bytes that were given to the network.
+    pub(super) position: u64,
+    /// Whether the next move is ours, and not the cloud's.
+    pub(super) waits_for_us: bool,
+    /// Bytes the server may be digesting now that it has them all.
+    pub(super) digests: u64,
+}
+
 /// Ends when nothing has moved for `idle` although the next move is the cloud's.
-async fn stalled(watch: &FollowerWatch, source: &SpoolReader, idle: Duration) {
-    let (mut last_position, mut since) = (watch.position(), Instant::now());
+pub(super) async fn stalled(at: impl Fn() -> At, idle: Duration) {
+    let (mut last_position, mut since) = (at().position, Instant::now());
     loop {
         tokio::time::sleep(idle / 10).await;
-        let position = watch.position();
-        if position != last_position || watch.waits_for_writer() {
-            (last_position, since) = (position, Instant::now());
+        let now = at();
+        if now.position != last_position || now.waits_for_us {
+            (last_position, since) = (now.position, Instant::now());
         }
-        let digesting = match source.complete_size() {
-            Some(size) if position >= size => Duration::from_secs(size / DIGEST_BYTES_PER_SECOND),
-            _ => Duration::ZERO,
-        };
-        if since.elapsed() >= idle + digesting {
+        if since.elapsed() >= idle + Duration::from_secs(now.digests / DIGEST_BYTES_PER_SECOND) {
             return;
         }
     }

@@ -2,10 +2,13 @@
 //! the recorded contract (server 1.11.2); section numbers refer to it. The server answers HTTP 400 for nearly every
 //! handled error and puts the true status, as text, into the body (section 2).
 
+use std::time::Duration;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
 
 use crate::domain::merge::StoredObject;
 use crate::domain::recording::to_microseconds;
@@ -71,7 +74,18 @@ fn no_json(status: u16, may_have_applied: bool) -> StorageError {
     StorageError::certain(StoreKind::Supabase, kind, detail).unknown_if(status >= 500 && may_have_applied)
 }
 
-fn kind_of(status: u16, code: &str, message: &str) -> Kind {
+/// How long the answer asks to be left alone: seconds or a date (RFC 9110, section 10.2.3). A date that is over, or
+/// anything that is neither, asks for nothing.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    Duration::try_from(at - OffsetDateTime::now_utc()).ok()
+}
+
+pub(super) fn kind_of(status: u16, code: &str, message: &str) -> Kind {
     match code {
         "NoSuchKey" => return Kind::NotFound,
         "NoSuchBucket" => return Kind::BucketMissing,
@@ -140,7 +154,7 @@ pub(super) struct InfoBody {
 }
 
 /// What the gateway leaves with an object (`x-metadata`, section 5). Other clients' metadata may hold anything.
-#[derive(Serialize, Deserialize, Default)]
+#[derive(Serialize, Deserialize, Default, PartialEq)]
 #[serde(default)]
 pub(super) struct UserMetadata {
     #[serde(deserialize_with = "text_or_nothing", skip_serializing_if = "Option::is_none")]
@@ -159,6 +173,10 @@ fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
 }
 
 impl UserMetadata {
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("three texts are JSON")
+    }
+
     pub(super) fn of(meta: &ObjectMeta) -> Self {
         Self {
             upload_id: Some(meta.upload_id.clone()),
@@ -259,7 +277,7 @@ pub(super) struct MoveBody<'a> {
     pub(super) destination_key: String,
 }
 
-fn essence(content_type: String) -> String {
+pub(super) fn essence(content_type: String) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
@@ -279,6 +297,7 @@ mod tests {
         (error.kind, error.outcome)
     }
 
+    /// reliability 23
     #[test]
     fn the_body_decides_not_the_status() {
         use Outcome::{NotApplied, Unknown};
@@ -322,6 +341,30 @@ mod tests {
         for (status, body, expected) in cases {
             assert_eq!(kind(status, &body), expected, "{status} {body}");
         }
+    }
+
+    /// reliability 22
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let asked = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().unwrap());
+            let error = StorageError::certain(StoreKind::Supabase, Kind::Throttled, "slow down");
+            error.retry_after(retry_after(&headers)).retry_after.map(|wait| wait.as_secs())
+        };
+        assert_eq!(asked("7"), Some(7));
+        assert_eq!(asked("864000"), Some(3600), "nobody is believed for longer than an hour");
+        let date = |ahead: time::Duration| {
+            let at = (OffsetDateTime::now_utc() + ahead).format(&Rfc2822).unwrap();
+            asked(&at.replace("+0000", "GMT"))
+        };
+        assert!((55..=60).contains(&date(time::Duration::minutes(1)).unwrap()));
+        assert_eq!(date(time::Duration::days(3)), Some(3600));
+        for nothing in ["-1", "soon", "Sun, 06 Nov 1994 08:49:37 GMT", ""] {
+            assert_eq!(asked(nothing), None, "{nothing}");
+        }
+        let refused = StorageError::certain(StoreKind::Supabase, Kind::TooLarge, "too large");
+        assert_eq!(refused.retry_after(Some(Duration::from_secs(5))).retry_after, None);
     }
 
     #[test]

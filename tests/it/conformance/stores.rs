@@ -33,6 +33,8 @@ async fn stores() -> Stores {
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(20),
         question_timeout: Duration::from_secs(20),
+        resumable_from: 1,
+        patch_bytes: 1_000_000,
     };
     let all: Vec<(&'static str, Box<dyn ObjectStore>)> = vec![
         ("memory", Box::new(MemoryStore::new(StoreKind::Supabase))),

@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod raw_client;
 pub mod skip;
 pub mod traces;
+pub mod wire_proxy;
 
 use std::time::{Duration, Instant};
 
