@@ -67,15 +67,14 @@ where
     })
 }
 
-/// The file name as a parameter of the part's head. Plain names as everybody sends them; those that forms have no one way
-/// to write ("multipart/form-data encoding" in the HTML standard escapes quotes and line ends, and no percent signs) by
-/// `filename*`, so that the gateway gets every one exactly.
+/// The file name as a parameter of the part's head, so that the gateway gets it exactly: escaped as browsers do
+/// ("multipart/form-data encoding" in the HTML standard) where that can be undone in one way only, else by `filename*`.
 fn filename_parameter(filename: &str) -> String {
-    if filename.contains(|c: char| matches!(c, '"' | '\\' | '%') || c.is_control()) {
-        format!("filename*=UTF-8''{}", utf8_percent_encode(filename, EXTENDED))
-    } else {
-        format!("filename=\"{filename}\"")
+    if filename.contains(|c: char| matches!(c, '\\' | '%') || (c.is_control() && !matches!(c, '\r' | '\n'))) {
+        return format!("filename*=UTF-8''{}", utf8_percent_encode(filename, EXTENDED));
     }
+    let escaped = filename.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
+    format!("filename=\"{escaped}\"")
 }
 
 #[cfg(test)]
@@ -88,7 +87,9 @@ mod tests {
             ("talk.webm", "filename=\"talk.webm\""),
             ("März 1/'a' b.webm", "filename=\"März 1/'a' b.webm\""),
             ("100%22.webm", "filename*=UTF-8''100%2522.webm"),
-            ("a\"\\\r\n.webm", "filename*=UTF-8''a%22%5C%0D%0A.webm"),
+            ("a\" \r\n.webm", "filename=\"a%22 %0D%0A.webm\""),
+            ("a\"\\.webm", "filename*=UTF-8''a%22%5C.webm"),
+            ("tab\t.webm", "filename*=UTF-8''tab%09.webm"),
         ] {
             assert_eq!(filename_parameter(name), sent);
         }

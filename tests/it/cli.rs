@@ -56,7 +56,7 @@ fn run(args: &[&str]) -> Ran {
 #[derive(Clone)]
 pub struct Seen {
     pub line: String,
-    headers: HeaderMap,
+    pub headers: HeaderMap,
     body: Vec<u8>,
 }
 

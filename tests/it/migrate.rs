@@ -1,16 +1,21 @@
 //! `migrate`: the real command against a real gateway. What it plans, what it loads, and that killing either of them
 //! anywhere leaves nothing out and makes nothing double.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::header::RETRY_AFTER;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::cli::{Scripted, reply};
@@ -256,10 +261,17 @@ async fn a_full_gateway_is_waited_for_and_a_refusal_is_not() {
     write(tree.path(), "s/a.webm", &webm(3000, 1), 1);
     write(tree.path(), "t/refused.webm", &webm(3000, 2), 2);
     static TRIES: AtomicUsize = AtomicUsize::new(0);
+    static KEYS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let server = |patient: bool| {
         TRIES.store(0, Ordering::SeqCst);
         Scripted::start(move |seen| {
             let problem = |status, detail| reply(status, &json!({"detail": detail, "code": "c"}));
+            if seen.line.starts_with("POST /recordings/upload/s") {
+                let told = |name: &str| seen.headers[name].to_str().unwrap().to_owned();
+                KEYS.lock().unwrap().insert(told("idempotency-key"));
+                let digest = format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(webm(3000, 1))));
+                assert_eq!(told("repr-digest"), digest);
+            }
             let row = json!({"filename": "n.webm", "file_size": 3000, "sha256": sha256(&webm(3000, 1))});
             match seen.line.split('?').next().unwrap() {
                 "GET /config.json" => reply(200, &json!({"allowed_types": ["video/*"], "max_bytes": 4000})),
@@ -303,6 +315,7 @@ async fn a_full_gateway_is_waited_for_and_a_refusal_is_not() {
     assert!(by_path(&files, "s/a.webm")["reason"].as_str().unwrap().contains("The disk is full."));
     assert!(ran.err.contains("given up: The disk is full."), "{}", ran.err);
     let (reported, _) = lines(&newest_report(cwd.path()));
+    assert_eq!(KEYS.lock().unwrap().len(), 1, "every try in every run carries the same key");
     let told = by_path(&reported, "t/refused.webm");
     assert_eq!(
         (&told["outcome"], told["reason"].as_str().unwrap().contains("the same command")),
@@ -350,6 +363,37 @@ async fn an_interrupt_ends_in_order_and_the_same_command_goes_on() {
         (Some(0), Some(there as u64), &FILES.into(), &FILES.into())
     );
     gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_interrupt_ends_at_once() {
+    const SLOW: Duration = Duration::from_secs(5);
+    static BEGUN: AtomicUsize = AtomicUsize::new(0);
+    let server = Scripted::start(|seen| match seen.line.split('?').next().unwrap() {
+        "GET /config.json" => reply(200, &json!({"allowed_types": ["video/*"], "max_bytes": 4000})),
+        "GET /recordings/s/list" => reply(200, &json!({"recordings": []})),
+        _ => {
+            BEGUN.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(SLOW);
+            reply(503, &json!({"detail": "Too late."}))
+        }
+    });
+    let (tree, cwd) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    write(tree.path(), "s/a.webm", &webm(3000, 1), 1);
+    write(tree.path(), "s/b.webm", &webm(3000, 2), 2);
+    let mut child = migrate(cwd.path(), &server.url, tree.path(), &[]).spawn().unwrap();
+    eventually("a file is being sent", async || BEGUN.load(Ordering::SeqCst) == 1).await;
+    let begun = Instant::now();
+    signal(&child, "INT");
+    let mut told = String::new();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    err.read_line(&mut told).unwrap();
+    assert!(told.contains("once more stops at once"), "{told}");
+    signal(&child, "INT");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(begun.elapsed() < SLOW, "it did not wait for the answer");
+    let (_, totals) = lines(&newest_report(cwd.path()));
+    assert_eq!(totals["left_out"], 2);
 }
 
 /// A gateway that can be killed, on a port it gets again.
