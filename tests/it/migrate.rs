@@ -285,7 +285,7 @@ async fn a_full_gateway_is_waited_for_and_a_refusal_is_not() {
                 "GET /recordings/s/list" if TRIES.load(Ordering::SeqCst) > 2 => {
                     reply(200, &json!({"recordings": [row]}))
                 }
-                _ => reply(200, &json!({"recordings": []})),
+                _ => reply(200, &json!({"recordings": [], "degraded": true})),
             }
         })
     };
@@ -300,6 +300,8 @@ async fn a_full_gateway_is_waited_for_and_a_refusal_is_not() {
         "{}",
         ran.err
     );
+    assert_eq!(totals["degraded"], true);
+    assert!(ran.err.contains("the cloud could not be asked"), "{}", ran.err);
     assert_eq!(by_path(&files, "t/refused.webm")["reason"], "Send something else. (status 415, code c)");
     assert!(
         ran.err.contains("The disk is full. (status 507, code c); trying again for up to 5m"),
@@ -548,7 +550,7 @@ async fn two_thousand_files_through_four_kills_end_with_equal_counts_and_digests
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "minutes: the gateway is killed often enough to hit every place between a file and its row"]
+#[ignore = "half a minute: the gateway is killed often enough to hit every place between a file and its row"]
 async fn however_often_the_gateway_is_killed_nothing_is_double() {
     let kills: Vec<_> = (1..60).map(|n| (n * 30, 'g')).collect();
     migrated_through_kills(2000, &kills).await;

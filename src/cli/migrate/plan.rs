@@ -48,6 +48,8 @@ pub(super) struct Planned {
 pub(super) struct LeftOut {
     /// Below the directory that is migrated.
     pub relative: PathBuf,
+    /// Bytes, of a regular file that was looked at.
+    pub size: Option<u64>,
     /// Why, as half a sentence.
     pub reason: String,
     /// Whether a person has to decide what becomes of it; false for what nobody expects to be loaded.
@@ -81,7 +83,7 @@ impl Plan {
                     }
                 }
                 Err(error) if directory.as_os_str().is_empty() => return Err(error),
-                Err(error) => plan.leave(directory, unreadable(&error), true),
+                Err(error) => plan.leave(directory, None, unreadable(&error), true),
             }
         }
         plan.leave_out_collisions();
@@ -100,36 +102,37 @@ impl Plan {
         self.files.iter().map(|file| file.session.as_str()).collect()
     }
 
-    fn leave(&mut self, relative: PathBuf, reason: impl Into<String>, to_decide: bool) {
-        self.left_out.push(LeftOut { relative, reason: reason.into(), to_decide });
+    fn leave(&mut self, relative: PathBuf, size: Option<u64>, reason: impl Into<String>, to_decide: bool) {
+        self.left_out.push(LeftOut { relative, size, reason: reason.into(), to_decide });
     }
 
     fn look(&mut self, root: &Path, relative: PathBuf, rules: &Rules, directories: &mut Vec<PathBuf>) {
         if is_hidden(&relative) {
-            return self.leave(relative, "is hidden", false);
+            return self.leave(relative, None, "is hidden", false);
         }
         let facts = match fs::symlink_metadata(root.join(&relative)) {
             Ok(facts) => facts,
-            Err(error) => return self.leave(relative, unreadable(&error), true),
+            Err(error) => return self.leave(relative, None, unreadable(&error), true),
         };
         if facts.is_dir() {
             return directories.push(relative);
         }
+        let size = facts.is_file().then_some(facts.len());
         if let Some(reason) = not_chosen(&relative, rules) {
-            return self.leave(relative, reason, false);
+            return self.leave(relative, size, reason, false);
         }
         if is_own_report(&relative) {
-            return self.leave(relative, "is the report of an earlier run", false);
+            return self.leave(relative, size, "is the report of an earlier run", false);
         }
         if facts.is_symlink() {
-            return self.leave(relative, "is a symbolic link, which is not followed", true);
+            return self.leave(relative, None, "is a symbolic link, which is not followed", true);
         }
         if !facts.is_file() {
-            return self.leave(relative, "is no regular file", true);
+            return self.leave(relative, None, "is no regular file", true);
         }
         match examine(root, &relative, &facts, rules) {
             Ok(planned) => self.files.push(planned),
-            Err(reason) => self.leave(relative, reason, true),
+            Err(reason) => self.leave(relative, size, reason, true),
         }
     }
 
@@ -159,7 +162,7 @@ impl Plan {
                 file.session,
                 others.join(" and ")
             );
-            self.leave(file.relative, reason, true);
+            self.leave(file.relative, Some(file.size), reason, true);
         }
     }
 }

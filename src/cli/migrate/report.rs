@@ -80,7 +80,7 @@ impl From<&LeftOut> for Entry {
             path: out.relative.to_string_lossy().into_owned(),
             session: None,
             filename: None,
-            size: None,
+            size: out.size,
             content_type: None,
             sha256: None,
             outcome: Outcome::LeftOut,
