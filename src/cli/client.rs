@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::header::{CONTENT_TYPE, LOCATION};
+use reqwest::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use url::{Host, Url};
@@ -37,7 +37,14 @@ pub(super) enum ClientError {
     Broken(#[source] reqwest::Error),
     /// The gateway refused, in its own words.
     #[error("{detail} (status {status}{}{})", shown(", code ", code), shown(", request ", request_id))]
-    Problem { status: u16, detail: String, code: Option<String>, request_id: Option<String> },
+    Problem {
+        status: u16,
+        detail: String,
+        code: Option<String>,
+        request_id: Option<String>,
+        /// When it may be tried again, as the gateway said.
+        retry_after: Option<Duration>,
+    },
     /// Something answers, but not as a gateway does.
     #[error(
         "{url} answered {status} and not as a gateway does: is another program there? Name the gateway with --url"
@@ -93,6 +100,13 @@ impl Gateway {
         Ok(url)
     }
 
+    /// An address directly below the gateway's own.
+    pub fn top_address(&self, name: &str) -> Url {
+        let mut url = self.base.clone();
+        url.path_segments_mut().expect("an http address can have a path").pop_if_empty().push(name);
+        url
+    }
+
     pub fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.http.request(method, url)
     }
@@ -103,11 +117,26 @@ impl Gateway {
         self.answer(response).await
     }
 
+    /// Sends and returns as soon as the answer begins, if that is a success.
+    pub async fn open(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.failure(error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        Err(self
+            .answer(response)
+            .await
+            .err()
+            .unwrap_or(ClientError::Stranger { url: self.base.clone(), status }))
+    }
+
     async fn answer(&self, response: Response) -> Result<Value, ClientError> {
         let status = response.status();
         let header =
             |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let request_id = header("x-request-id");
+        let retry_after = header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
         let is_json = header(CONTENT_TYPE.as_str()).is_some_and(|kind| kind.contains("json"));
         if let (true, Some(target)) = (status.is_redirection(), header(LOCATION.as_str())) {
             return Err(ClientError::Moved { url: self.base.clone(), target });
@@ -127,6 +156,7 @@ impl Gateway {
             detail: field("detail").or_else(|| field("title")).ok_or_else(stranger)?,
             code: field("code"),
             request_id: field("request_id").or(request_id),
+            retry_after: retry_after.map(Duration::from_secs),
         })
     }
 

@@ -49,7 +49,7 @@ pub(super) async fn run(args: &LsArgs, settings: &Settings) -> anyhow::Result<Ou
 }
 
 /// The first page with the rows of all pages in it. `degraded` is true if any page was.
-async fn all_pages(gateway: &Gateway, parts: &[&str], rows_field: &str) -> anyhow::Result<Value> {
+pub(super) async fn all_pages(gateway: &Gateway, parts: &[&str], rows_field: &str) -> anyhow::Result<Value> {
     let url = gateway.address(parts)?;
     let mut rows = Vec::new();
     let mut degraded = false;

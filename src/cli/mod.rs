@@ -6,7 +6,9 @@
 pub mod check;
 mod client;
 mod config;
+mod form;
 mod ls;
+mod migrate;
 mod print;
 mod rm;
 mod upload;
@@ -71,6 +73,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Send files to a running gateway
     Upload(upload::UploadArgs),
+    /// Load a directory tree of old recordings through a running gateway
+    Migrate(migrate::MigrateArgs),
     /// List sessions, or the recordings of one
     Ls(ls::LsArgs),
     /// Delete a recording, or a whole session
@@ -144,6 +148,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
             })
         }
         Command::Upload(args) => one_thread(upload::run(&args, &settings)),
+        Command::Migrate(args) => one_thread(migrate::run(&args, &settings)),
         Command::Ls(args) => one_thread(ls::run(&args, &settings)),
         Command::Rm(args) => one_thread(rm::run(&args, &settings)),
         Command::Config(config::ConfigCommand::Show(args)) => config::show(&args, &settings.load()?),

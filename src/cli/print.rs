@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 
 use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::Outcome;
@@ -57,4 +58,14 @@ pub(super) fn visible(text: &str) -> String {
 /// Bytes for people, like `1.5 MiB`.
 pub(super) fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// A bar for this many bytes on stderr; indicatif shows none where stderr is no terminal.
+pub(super) fn bytes_bar(length: u64) -> ProgressBar {
+    let template = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+    let bar = ProgressBar::new(length);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }

@@ -1,29 +1,24 @@
 //! `upload`: streams files to a running gateway as forms, one after the other, and compares what arrived.
 //!
-//! The form is written by hand because its length must be known in advance for a file and unknown for stdin. Bytes are
-//! hashed on the way; an answer with another SHA-256 is a failure, whatever its status.
+//! Bytes are hashed on the way; an answer with another SHA-256 is a failure, whatever its status.
 
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
 use clap::Args;
-use futures_util::stream::{self, Stream, StreamExt as _};
+use futures_util::stream::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use reqwest::{Body, Method};
+use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::client::{ClientError, Gateway, GatewayArgs};
+use super::form::{UploadForm, blocks};
 use super::{Outcome, Settings, print};
-
-/// Read from the file at once.
-const BLOCK_BYTES: usize = 256 * 1024;
 
 #[derive(Args, Debug)]
 pub(super) struct UploadArgs {
@@ -78,34 +73,17 @@ async fn send(gateway: &Gateway, args: &UploadArgs, path: &Path) -> anyhow::Resu
     let bar = progress(path, source.length, args.gateway.json);
     let digest = Arc::new(Mutex::new(Sha256::new()));
 
-    let boundary = format!("recording-gateway-{}", uuid::Uuid::now_v7().simple());
-    // The type goes first, so that the gateway knows the whole name before the bytes come.
-    let before = format!(
-        "--{boundary}\r\nContent-Disposition: form-data; name=\"recording_type\"\r\n\r\n{}\r\n\
-         --{boundary}\r\nContent-Disposition: form-data; name=\"recording\"; filename=\"{}\"\r\n\
-         Content-Type: application/octet-stream\r\n\r\n",
-        args.recording_type,
-        quoted(&source.filename)
-    );
-    let after = format!("\r\n--{boundary}--\r\n");
-    let whole_length = source.length.map(|length| before.len() as u64 + length + after.len() as u64);
-
     let hashing = digest.clone();
     let shown = bar.clone();
-    let bytes = source.blocks().inspect(move |block| {
+    let length = source.length;
+    let form = UploadForm::new(&args.recording_type, &source.filename);
+    let bytes = blocks(source.reader).inspect(move |block| {
         if let (Ok(block), Ok(mut digest)) = (block, hashing.lock()) {
             digest.update(block);
             shown.inc(block.len() as u64);
         }
     });
-    let part = |text: String| stream::iter([Ok(Bytes::from(text))]);
-    let mut request = gateway
-        .request(Method::POST, url)
-        .header(CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}"))
-        .body(Body::wrap_stream(part(before).chain(bytes).chain(part(after))));
-    if let Some(length) = whole_length {
-        request = request.header(CONTENT_LENGTH, length);
-    }
+    let request = form.fill(gateway.request(Method::POST, url), bytes, length);
     let answer = gateway.send(request).await;
     bar.finish_and_clear();
     let answer = answer?;
@@ -145,34 +123,22 @@ impl Source {
             None => Self { reader: Box::new(file), filename, length: None },
         })
     }
-
-    fn blocks(self) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-        stream::try_unfold(self.reader, |mut reader| async move {
-            let mut block = BytesMut::with_capacity(BLOCK_BYTES);
-            let read = reader.read_buf(&mut block).await?;
-            Ok((read > 0).then(|| (block.freeze(), reader)))
-        })
-    }
-}
-
-/// A file name between quotes in a part's head, escaped as browsers do ("multipart/form-data encoding" in the HTML
-/// standard).
-fn quoted(filename: &str) -> String {
-    filename.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 /// A bar on stderr; indicatif shows none where stderr is no terminal.
 fn progress(path: &Path, length: Option<u64>, hidden: bool) -> ProgressBar {
-    let (bar, template) = match length {
-        _ if hidden => return ProgressBar::hidden(),
-        Some(length) => (
-            ProgressBar::new(length),
-            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-        ),
-        None => (ProgressBar::new_spinner(), "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}"),
-    };
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+    if hidden {
+        return ProgressBar::hidden();
     }
+    let bar = match length {
+        Some(length) => print::bytes_bar(length),
+        None => {
+            let bar = ProgressBar::new_spinner();
+            match ProgressStyle::with_template("{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}") {
+                Ok(style) => bar.with_style(style),
+                Err(_) => bar,
+            }
+        }
+    };
     bar.with_message(path.display().to_string())
 }

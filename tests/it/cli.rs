@@ -54,22 +54,22 @@ fn run(args: &[&str]) -> Ran {
 
 /// One request that reached the scripted server.
 #[derive(Clone)]
-struct Seen {
-    line: String,
-    headers: HeaderMap,
+pub struct Seen {
+    pub line: String,
+    pub headers: HeaderMap,
     body: Vec<u8>,
 }
 
 /// A server on a free port that answers as told and remembers what it was asked.
-struct Scripted {
-    url: String,
+pub struct Scripted {
+    pub url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Scripted {
-    fn start(answer: impl Fn(&Seen) -> Response + Clone + Send + Sync + 'static) -> Self {
+    pub fn start(answer: impl Fn(&Seen) -> Response + Clone + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -112,7 +112,7 @@ impl Drop for Scripted {
     }
 }
 
-fn reply(status: u16, body: &Value) -> Response {
+pub fn reply(status: u16, body: &Value) -> Response {
     let kind = if status < 400 { "application/json" } else { "application/problem+json" };
     Response::builder()
         .status(StatusCode::from_u16(status).unwrap())
@@ -143,12 +143,22 @@ fn parts(seen: &Seen) -> Vec<(String, Option<String>, Vec<u8>)> {
 fn help_and_version_tell_what_there_is() {
     let help = run(&["--help"]);
     assert_eq!(help.code, 0);
-    for word in
-        ["serve", "check", "upload", "ls", "rm", "config", "openapi", "completions", "--set", "--config"]
-    {
+    for word in [
+        "serve",
+        "check",
+        "upload",
+        "migrate",
+        "ls",
+        "rm",
+        "config",
+        "openapi",
+        "completions",
+        "--set",
+        "--config",
+    ] {
         assert!(help.out.contains(word), "{word} is not in\n{}", help.out);
     }
-    for absent in ["migrate", "verify", "keys\n"] {
+    for absent in ["verify", "keys\n"] {
         assert!(!help.out.contains(&format!("\n  {absent}")), "{absent}");
     }
     assert_eq!(run(&["--version"]).out, format!("recording-gateway {}\n", env!("CARGO_PKG_VERSION")));
@@ -169,6 +179,12 @@ fn usage_mistakes_end_with_2() {
         &["ls", "--port", "0"],
         &["ls", "--url", "http://127.0.0.1:1", ".."],
         &["rm", "--yes", "--url", "http://127.0.0.1:1", "session", ""],
+        &["migrate"],
+        &["migrate", "absent-directory"],
+        &["migrate", ".", "--session", "a b"],
+        &["migrate", ".", "--recording-type", "A"],
+        &["migrate", ".", "--jobs", "0"],
+        &["migrate", ".", "--dry-run", "--report", "x"],
     ] {
         let ran = run(args);
         assert_eq!(ran.code, 2, "{args:?}: {}{}", ran.out, ran.err);

@@ -17,6 +17,7 @@ mod idempotency;
 mod interrupted;
 mod limits;
 mod list;
+mod migrate;
 mod names;
 mod operations;
 mod page;

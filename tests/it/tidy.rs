@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "storage::chain",
         ],
     ),
-    ("cli", &["app", "config", "http"]),
+    ("cli", &["app", "config", "domain", "http"]),
     (
         "app",
         &[
