@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::catalog::Work;
 use crate::catalog::sqlite::SqliteCatalog;
+use crate::catalog::{Counts, Work};
 use crate::cli::check::CheckLine;
 use crate::config::{Config, DownloadVia, Loaded, SyncVerify};
 use crate::domain::media::TypeRules;
@@ -22,8 +22,11 @@ use crate::http::{Edge, Settings, Via, router};
 use crate::jobs;
 use crate::runtime::tasks::Tasks;
 use crate::runtime::{logging, metrics};
+use crate::service::cache::Cache;
+use crate::service::health::oldest_unsynced_seconds;
 use crate::service::{Rules, Services, Verify};
-use crate::spool::Spool;
+use crate::spool::{RESERVE_BYTES, Reserve, Room, Spool};
+use crate::storage::cache::CacheDir;
 use crate::storage::local::LocalStore;
 use crate::storage::supabase::{Access, CreateBucket, SupabaseStore};
 use crate::storage::tiered::TieredStore;
@@ -31,6 +34,9 @@ use crate::storage::{Kind, ObjectStore, chain};
 
 /// What work that was complete gets to end when the grace is over.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
+
+/// A recording that waits longer than this for the cloud is worth a warning.
+const LONG_UNSYNCED: Duration = Duration::from_secs(3600);
 
 /// A gateway that is listening.
 pub struct App {
@@ -69,9 +75,20 @@ impl App {
             tracing::info!(swept, "removed uploads that had not been finished when the gateway stopped");
         }
         let local = LocalStore::open(root.clone(), spool.clone()).context("cannot open the local store")?;
-        let (catalog, new) = SqliteCatalog::open(&catalog_dir.join("catalog.sqlite"))
-            .await
-            .map_err(|error| anyhow::anyhow!("{}", chain(&error)))?;
+        let room = Room::new(root.clone(), config.storage.min_free);
+        let cache = Cache::new(cache_dir(root, config.download.cache_bytes));
+        let expendable = cache.clone();
+        room.relieved_by(move |bytes| expendable.free(bytes));
+        let reserve = Reserve::new(catalog_dir.join("reserve"));
+        let path = catalog_dir.join("catalog.sqlite");
+        let mut opened = SqliteCatalog::open(&path).await;
+        if opened.is_err() && reserve.is_whole() {
+            // Opening it takes a little room, and the disk may be full.
+            cache.free(RESERVE_BYTES);
+            reserve.give_up().context("cannot give up the reserve")?;
+            opened = SqliteCatalog::open(&path).await;
+        }
+        let (catalog, new) = opened.map_err(|error| anyhow::anyhow!("{}", chain(&error)))?;
         if new {
             tracing::info!("a new catalogue was made; what the stores hold is taken in");
         }
@@ -84,6 +101,9 @@ impl App {
             bell: watch::Sender::new(()),
             rules: Arc::new(rules(config)?),
             upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
+            room,
+            reserve,
+            cache,
         };
         let edge = Edge { services: services.clone(), settings: Arc::new(settings(config)) };
         let host = config.server.host.as_str();
@@ -156,6 +176,15 @@ fn lock_directory(dir: &Path) -> anyhow::Result<std::fs::File> {
     }
 }
 
+/// The cache's files. A directory that cannot be used costs the cache, not the start.
+fn cache_dir(root: &Path, limit_bytes: u64) -> CacheDir {
+    let dir = root.join(".cache");
+    CacheDir::open(dir.clone(), limit_bytes).unwrap_or_else(|error| {
+        tracing::warn!(%error, dir = %dir.display(), "the cache cannot be used; everything is played from the cloud");
+        CacheDir::off()
+    })
+}
+
 fn supabase(config: &Config) -> anyhow::Result<Option<Arc<dyn ObjectStore>>> {
     let cloud = &config.supabase;
     let (Some(base), Some(key)) = (cloud.storage_base(), &cloud.key) else { return Ok(None) };
@@ -186,11 +215,9 @@ fn stores(config: &Config, local: LocalStore) -> anyhow::Result<TieredStore> {
 
 fn rules(config: &Config) -> anyhow::Result<Rules> {
     Ok(Rules {
-        local_dir: config.storage.local_dir.clone(),
         max_bytes: config.uploads.max_bytes,
         types: TypeRules::parse(&config.uploads.allowed_types)
             .map_err(|error| anyhow::anyhow!("uploads.allowed_types: {error}"))?,
-        min_free_bytes: config.storage.min_free,
         node: config.server.node.clone(),
         names_from: OffsetDateTime::now_utc() + Duration::from_secs(1),
         bucket: config.supabase.bucket.clone(),
@@ -264,22 +291,59 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 /// Asks the catalogue and the cloud whether they can be used.
 pub async fn check(config: &Config) -> Vec<CheckLine> {
-    vec![check_catalog(config).await, check_cloud(config).await]
+    let mut lines = check_catalog(config).await;
+    lines.push(check_cloud(config).await);
+    lines
 }
 
-async fn check_catalog(config: &Config) -> CheckLine {
+async fn check_catalog(config: &Config) -> Vec<CheckLine> {
     let path = config.storage.local_dir.join(".catalog").join("catalog.sqlite");
     if !path.exists() {
-        return CheckLine::ok("catalogue", "not there yet; it is made at the first start");
+        return vec![CheckLine::ok("catalogue", "not there yet; it is made at the first start")];
     }
     match SqliteCatalog::inspect(&path).await {
-        Ok(counts) => {
-            CheckLine::ok("catalogue", format!("{} recordings, {} jobs", counts.recordings, counts.jobs))
-        }
-        Err(error) => CheckLine::failure(
+        Ok(counts) => vec![
+            CheckLine::ok("catalogue", format!("{} recordings, {} jobs", counts.recordings, counts.jobs)),
+            check_unsynced(&counts),
+            check_parked(&counts),
+        ],
+        Err(error) => vec![CheckLine::failure(
             "catalogue",
             chain(&error),
             "move the .catalog directory away; it is rebuilt from the stores (deletions that a store did not confirm yet are forgotten)",
+        )],
+    }
+}
+
+fn check_unsynced(counts: &Counts) -> CheckLine {
+    if counts.unsynced == 0 {
+        return CheckLine::ok("unsynced", "nothing waits for the cloud");
+    }
+    let age = Duration::from_secs(oldest_unsynced_seconds(counts) as u64);
+    let detail = format!(
+        "{} recordings ({}) are only on this disk, the oldest for {}",
+        counts.unsynced,
+        bytesize::ByteSize(counts.unsynced_bytes),
+        humantime::format_duration(age)
+    );
+    if age < LONG_UNSYNCED {
+        CheckLine::ok("unsynced", detail)
+    } else {
+        CheckLine::warning(
+            "unsynced",
+            detail,
+            "see what the line about the cloud says, and whether a gateway runs",
+        )
+    }
+}
+
+fn check_parked(counts: &Counts) -> CheckLine {
+    match counts.parked {
+        0 => CheckLine::ok("parked", "none"),
+        parked => CheckLine::warning(
+            "parked",
+            format!("{parked} recordings that the cloud will not take stay on this disk"),
+            "the list of their session tells why; change that, or keep them here",
         ),
     }
 }

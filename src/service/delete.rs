@@ -1,7 +1,7 @@
 //! Deletion: the tombstone first, then the stores, then their confirmation. From the moment the tombstone is written
 //! the recording is gone from every answer, whatever happens to the rest.
 
-use crate::domain::{ObjectKey, SessionId, StoreKind, StoreSet};
+use crate::domain::{ContentDigest, ObjectKey, SessionId, StoreKind, StoreSet};
 use crate::runtime::metrics;
 use crate::service::{ServiceError, Services};
 use crate::storage::tiered::PrimaryError;
@@ -47,17 +47,31 @@ impl Services {
             let again = self.finish_deletion(key, tombstone.pending).await?;
             return Ok(again);
         }
-        match self.find(key).await {
-            Ok(_) => {}
+        let digest = match self.find(key).await {
+            Ok(found) => found.recording.sha256,
             // Unknown here and the cloud cannot say: if it has it, it will have to go.
-            Err(ServiceError::Cloud(_)) => {}
+            Err(ServiceError::Cloud(_)) => None,
             Err(error) => return Err(error),
-        }
+        };
         let everywhere = StoreSet { supabase: self.stores.has_primary(), local: true };
-        self.catalog.entomb(key, everywhere).await?;
+        self.forget_and_entomb(key, digest, everywhere).await?;
         let deletion = self.finish_deletion(key, everywhere).await?;
         metrics::deleted(if deletion.pending.is_empty() { "done" } else { "pending" });
         Ok(deletion)
+    }
+
+    /// Writes the tombstone, also on a full disk. The cache forgets the bytes before, so that a crash leaves none behind,
+    /// and after, for they may have come in between.
+    async fn forget_and_entomb(
+        &self,
+        key: &ObjectKey,
+        digest: Option<ContentDigest>,
+        pending: StoreSet,
+    ) -> Result<(), ServiceError> {
+        self.cache.forget(digest).await;
+        self.even_when_full(|| self.catalog.entomb(key, pending)).await?;
+        self.cache.forget(digest).await;
+        Ok(())
     }
 
     /// Deletes from the stores in `pending` and notes their confirmation. Safe to drop and to repeat.
@@ -71,7 +85,7 @@ impl Services {
             match self.stores.fallback().delete(key).await {
                 Ok(existed) => {
                     deletion.deleted_from.local = existed;
-                    self.catalog.confirm_deleted(key, StoreKind::Local).await?;
+                    self.even_when_full(|| self.catalog.confirm_deleted(key, StoreKind::Local)).await?;
                 }
                 Err(error) => {
                     tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's file is still to be removed");
@@ -83,7 +97,7 @@ impl Services {
             match self.stores.delete_primary(key).await {
                 Ok(existed) => {
                     deletion.deleted_from.supabase = existed;
-                    self.catalog.confirm_deleted(key, StoreKind::Supabase).await?;
+                    self.even_when_full(|| self.catalog.confirm_deleted(key, StoreKind::Supabase)).await?;
                 }
                 Err(error) => {
                     tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's object is still to be removed from the cloud");
@@ -129,13 +143,13 @@ impl Services {
         let mut result = SessionDeletion { count: merged.rows.len(), ..SessionDeletion::default() };
         if cloud_unknown {
             // What it holds cannot be named now, so all of it is hidden until it can.
-            self.catalog.entomb_session(session).await?;
+            self.even_when_full(|| self.catalog.entomb_session(session)).await?;
             result.pending.supabase = true;
         }
         let everywhere = StoreSet { supabase: self.stores.has_primary(), local: true };
         // First every tombstone, so that the whole session is gone from every answer; then the stores.
         for row in &merged.rows {
-            self.catalog.entomb(&row.recording.key, everywhere).await?;
+            self.forget_and_entomb(&row.recording.key, row.recording.sha256, everywhere).await?;
         }
         for row in &merged.rows {
             let deletion = self.finish_deletion(&row.recording.key, everywhere).await?;

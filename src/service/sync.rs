@@ -9,7 +9,7 @@ use sha2::Sha256;
 
 use super::delete::PrimaryOrService;
 use super::{ServiceError, Services, Verify};
-use crate::catalog::{Job, JobKind};
+use crate::catalog::{CatalogError, Job, JobKind, Work};
 use crate::domain::{ContentDigest, Durability, ObjectKey, Recording, StoreKind, StoreSet};
 use crate::storage::tiered::{PrimaryError, Waiting};
 use crate::storage::{Kind, ObjectMeta, StorageError, chain};
@@ -27,6 +27,16 @@ pub enum Tried {
 }
 
 impl Services {
+    /// Takes the next job that is due, also on a full disk: the work that waits is what makes room there.
+    pub async fn claim_job(
+        &self,
+        now_us: i64,
+        lease_us: i64,
+        work: Work,
+    ) -> Result<Option<Job>, CatalogError> {
+        self.even_when_full(|| self.catalog.claim_job(now_us, lease_us, work)).await
+    }
+
     /// Tries a job once. Safe to drop and to repeat.
     pub async fn try_job(&self, job: &Job) -> Tried {
         let done = match &job.kind {
@@ -154,13 +164,16 @@ impl Services {
         durability: Durability,
     ) -> Result<Tried, PrimaryOrService> {
         let both = StoreSet { supabase: true, local: true };
-        if !self.catalog.mark_stored(key, both, durability, sha256).await.map_err(ServiceError::from)? {
+        // This is what makes room on a full disk.
+        let mark =
+            |stores| self.even_when_full(move || self.catalog.mark_stored(key, stores, durability, sha256));
+        if !mark(both).await.map_err(ServiceError::from)? {
             return Ok(Tried::Done);
         }
         if !self.rules.keep_local {
             self.stores.fallback().delete(key).await.map_err(ServiceError::from)?;
             let cloud = StoreSet::only(StoreKind::Supabase);
-            self.catalog.mark_stored(key, cloud, durability, sha256).await.map_err(ServiceError::from)?;
+            mark(cloud).await.map_err(ServiceError::from)?;
         }
         Ok(Tried::Done)
     }

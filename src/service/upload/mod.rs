@@ -21,7 +21,7 @@ use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
 use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId};
 use crate::runtime::metrics;
-use crate::spool::SpoolWriter;
+use crate::spool::{Reserved, SpoolWriter};
 use crate::storage::{ObjectMeta, chain};
 
 /// What a request says about its upload before the first byte.
@@ -125,9 +125,7 @@ impl Services {
         if announced > self.rules.max_bytes.saturating_add(FORM_OVERHEAD_BYTES) {
             return Err(ServiceError::TooLarge { limit_bytes: self.rules.max_bytes });
         }
-        if self.free_bytes()? < self.rules.min_free_bytes.saturating_add(announced) {
-            return Err(ServiceError::StorageFull);
-        }
+        let room = self.room.reserve(options.request_bytes).await?;
         let slot = self.upload_slots.clone().try_acquire_owned().map_err(|_| ServiceError::Busy)?;
         let mut leftovers =
             Leftovers { services: self.clone(), request: None, names: Vec::new(), object: None };
@@ -149,19 +147,13 @@ impl Services {
             earlier,
             kind: None,
             file: None,
+            room: Some(room),
             started: Instant::now(),
             at: OffsetDateTime::now_utc().max(self.rules.names_from),
             leftovers,
             _slot: slot,
             _in_flight: InFlight,
         })
-    }
-
-    /// Free space where recordings are kept, in bytes.
-    pub fn free_bytes(&self) -> Result<u64, ServiceError> {
-        let stat = rustix::fs::statvfs(&self.rules.local_dir)
-            .map_err(|error| ServiceError::Disk(std::io::Error::from(error).into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
@@ -177,6 +169,8 @@ pub struct Incoming {
     earlier: Option<Answered>,
     kind: Option<RecordingType>,
     file: Option<IncomingFile>,
+    /// Room promised on the disk, until the file begins.
+    room: Option<Reserved>,
     started: Instant,
     /// Goes into the name.
     at: OffsetDateTime,
@@ -257,7 +251,10 @@ impl Incoming {
 
     /// The file begins. Called once. Safe to drop.
     pub fn begin_file(&mut self, head: FileHead) -> Result<(), ServiceError> {
-        let writer = self.services.spool.create()?;
+        let mut writer = self.services.spool.create()?;
+        if let Some(room) = self.room.take() {
+            writer = writer.within(room);
+        }
         self.file = Some(IncomingFile {
             head,
             writer,
