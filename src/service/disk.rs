@@ -32,14 +32,14 @@ impl Services {
         change().await
     }
 
-    /// Gives up what can be spared if the disk is below its mark, and makes the reserve again if there is room.
+    /// Gives up what can be spared if the disk is close to its mark or below, and makes the reserve again if there is room.
     /// Returns whether new uploads are refused now; `was_short` is what it returned before. Safe to drop.
     pub async fn tend_disk(&self, was_short: bool) -> bool {
         let (room, reserve) = (self.room.clone(), self.reserve.clone());
         let tended = tokio::task::spawn_blocking(move || {
             let mut figures = room.figures()?;
-            if figures.lacking() > 0 {
-                room.relieve(figures.lacking());
+            if figures.cramped() > 0 {
+                room.relieve(figures.cramped());
                 figures = room.figures()?;
             }
             // Twice its size: the catalogue needs room beside it too.

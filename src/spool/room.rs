@@ -17,6 +17,10 @@ const STALE: Duration = Duration::from_millis(100);
 /// What is promised to an upload that does not say how long it is. It gets more as it grows, down to the mark.
 const ASSUMED_BYTES: u64 = 1 << 20;
 
+/// What the catalogue and others that keep no account need beside the mark, which may be 0: as long as there is
+/// something to give up for it.
+const COMFORT_BYTES: u64 = 8 << 20;
+
 type Measure = Box<dyn Fn() -> io::Result<u64> + Send + Sync>;
 type Relief = Box<dyn Fn(u64) + Send + Sync>;
 
@@ -66,6 +70,11 @@ impl RoomFigures {
     pub fn lacking(&self) -> u64 {
         self.mark.saturating_sub(self.free.saturating_sub(self.promised))
     }
+
+    /// How many bytes should be given up by those who can: some sooner than anything lacks.
+    pub fn cramped(&self) -> u64 {
+        (self.mark.saturating_add(COMFORT_BYTES)).saturating_sub(self.free.saturating_sub(self.promised))
+    }
 }
 
 impl Room {
@@ -104,10 +113,11 @@ impl Room {
         Ok(Reserved { room: self.clone(), rest: bytes })
     }
 
-    /// Promises room for what nobody waits for: `None` unless the disk stays at twice its mark, so that it never
+    /// Promises room for what nobody waits for: `None` unless more than twice the mark stays free, so that it never
     /// takes the place of an upload.
     pub fn spare(&self, bytes: u64) -> io::Result<Option<Reserved>> {
-        let promised = self.promise(bytes, self.inner.mark.saturating_mul(2))?;
+        let leave = self.inner.mark.saturating_mul(2).saturating_add(COMFORT_BYTES);
+        let promised = self.promise(bytes, leave)?;
         Ok(promised.then(|| Reserved { room: self.clone(), rest: bytes }))
     }
 
@@ -246,6 +256,7 @@ mod tests {
         assert_eq!(room.figures().unwrap().lacking(), 80);
         assert!(room.reserve(Some(0)).await.is_err());
         upload.claim(300).unwrap();
+        disk.fetch_sub(300, Ordering::SeqCst);
         upload.written(300);
         assert_eq!(promised(&room), 0);
         assert!(upload.claim(1).is_err(), "beyond its promise the mark holds");
@@ -277,11 +288,12 @@ mod tests {
         let upload = room.reserve(Some(950)).await.unwrap();
         assert_eq!(disk.load(Ordering::SeqCst), 1050, "as much as lacked");
         drop(upload);
-        // What nobody waits for leaves twice the mark and pushes nothing out.
-        assert!(room.spare(851).unwrap().is_none());
+        // What nobody waits for leaves more than twice the mark, and pushes nothing out.
+        disk.store(COMFORT_BYTES + 1000, Ordering::SeqCst);
+        assert!(room.spare(801).unwrap().is_none());
         assert_eq!(promised(&room), 0);
-        assert!(room.spare(850).unwrap().is_some());
-        assert_eq!(disk.load(Ordering::SeqCst), 1050);
+        assert!(room.spare(800).unwrap().is_some());
+        assert_eq!(disk.load(Ordering::SeqCst), COMFORT_BYTES + 1000);
     }
 
     #[tokio::test]

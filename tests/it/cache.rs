@@ -196,6 +196,19 @@ async fn it_plays_while_the_cloud_is_away_and_after_a_restart() {
     gateway.stop().await;
 }
 
+/// Who takes an object out of the bucket means it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_from_the_bucket_is_not_played() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = caching(&cloud, "10MiB").await;
+    let bytes = webm(SIZE, 11);
+    let path = in_cloud(&gateway, &bytes).await;
+    take_in(&gateway, &path, &bytes).await;
+    assert!(cloud.remove_object(BUCKET, &path));
+    assert_eq!(get(&gateway, "GET", &path, &[]).await.status(), 404);
+    gateway.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_not_the_recording_are_never_kept() {
     let cloud = FakeSupabase::start().await;
@@ -243,7 +256,7 @@ async fn what_was_damaged_on_the_disk_is_fetched_again() {
     let mut rotten = bytes.clone();
     rotten[SIZE / 2] ^= 1;
     std::fs::write(
-        &file.file_name().map(|name| dir.path().join("recordings/.cache").join(name)).unwrap(),
+        file.file_name().map(|name| dir.path().join("recordings/.cache").join(name)).unwrap(),
         rotten,
     )
     .unwrap();

@@ -358,7 +358,7 @@ async fn a_full_disk_drains_when_the_cloud_is_back() {
 /// What is cached is given up for an upload, and never taken in where an upload may need the room.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_gives_way_to_uploads() {
-    let Some(disk) = SmallDisk::mount("disk_full", 40) else { return };
+    let Some(disk) = SmallDisk::mount("disk_full", 48) else { return };
     let cloud = FakeSupabase::start().await;
     let mut settings = cloud_settings(&cloud);
     settings.extend(
@@ -378,20 +378,20 @@ async fn the_cache_gives_way_to_uploads() {
         for _ in 0..2 {
             gateway.bytes(path).await;
         }
-        // 40 - 4 (reserve) - 2 times 6 (the mark): room for three of them.
+        // 48 - 4 (reserve) - 2 times 6 (the mark) - 8: room for three of them.
         eventually("it is cached", async || cached() == (n + 1).min(3)).await;
         gateway.settle().await;
     }
     assert_eq!(cached(), 3, "the fourth would take room that uploads may need");
     assert!(gateway.services.room.figures().unwrap().lacking() == 0);
     // Needs more than is free above the mark.
-    let large = webm(20 << 20, 9);
+    let large = webm(22 << 20, 9);
     let (status, answer) = gateway.upload("s", large.clone()).await;
     assert_eq!(status, 200, "{answer}");
     assert!(cached() < 3, "the cache kept its room");
     assert!(gateway.bytes(answer["file_path"].as_str().unwrap()).await == large);
     // Somebody else fills the disk: the cache goes before the mark is reached.
-    disk.fill(1 << 20);
+    disk.fill(7 << 20);
     eventually("the cache is empty", async || cached() == 0).await;
     disk.make_room();
     gateway.stop().await;

@@ -21,7 +21,7 @@ use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
 use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId};
 use crate::runtime::metrics;
-use crate::spool::{Reserved, SpoolWriter};
+use crate::spool::{SpoolError, SpoolWriter};
 use crate::storage::{ObjectMeta, chain};
 
 /// What a request says about its upload before the first byte.
@@ -113,8 +113,8 @@ impl Services {
     /// Safe to drop.
     ///
     /// # Errors
-    /// [`ServiceError::TooLarge`], [`ServiceError::StorageFull`], [`ServiceError::Busy`], or what
-    /// [`ServiceError::RequestRunning`] says about the idempotency key.
+    /// [`ServiceError::TooLarge`], [`ServiceError::StorageFull`], [`ServiceError::SpoolUnusable`],
+    /// [`ServiceError::Busy`], or what [`ServiceError::RequestRunning`] says about the idempotency key.
     pub async fn begin_upload(
         &self,
         session: SessionId,
@@ -139,6 +139,11 @@ impl Services {
                 Begun::Answered(answered) => earlier = Some(answered),
             }
         }
+        let writer = match self.spool.create() {
+            Ok(writer) => writer.within(room),
+            Err(SpoolError::Io(error)) => return Err(ServiceError::SpoolUnusable(error)),
+            Err(error) => return Err(error.into()),
+        };
         metrics::uploads_in_flight(1.0);
         Ok(Incoming {
             services: self.clone(),
@@ -147,7 +152,7 @@ impl Services {
             earlier,
             kind: None,
             file: None,
-            room: Some(room),
+            writer: Some(writer),
             started: Instant::now(),
             at: OffsetDateTime::now_utc().max(self.rules.names_from),
             leftovers,
@@ -169,8 +174,8 @@ pub struct Incoming {
     earlier: Option<Answered>,
     kind: Option<RecordingType>,
     file: Option<IncomingFile>,
-    /// Room promised on the disk, until the file begins.
-    room: Option<Reserved>,
+    /// Where the file will go, until it begins.
+    writer: Option<SpoolWriter>,
     started: Instant,
     /// Goes into the name.
     at: OffsetDateTime,
@@ -251,10 +256,7 @@ impl Incoming {
 
     /// The file begins. Called once. Safe to drop.
     pub fn begin_file(&mut self, head: FileHead) -> Result<(), ServiceError> {
-        let mut writer = self.services.spool.create()?;
-        if let Some(room) = self.room.take() {
-            writer = writer.within(room);
-        }
+        let writer = self.writer.take().ok_or(ServiceError::Unexpected)?;
         self.file = Some(IncomingFile {
             head,
             writer,
