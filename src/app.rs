@@ -21,8 +21,11 @@ use crate::http::{Edge, Settings, Via, router};
 use crate::jobs;
 use crate::runtime::tasks::Tasks;
 use crate::runtime::{logging, metrics};
+use crate::service::cache::Cache;
+use crate::service::health::oldest_unsynced_seconds;
 use crate::service::{Rules, Services, Verify};
-use crate::spool::Spool;
+use crate::spool::{RESERVE_BYTES, Reserve, Room, Spool};
+use crate::storage::cache::CacheDir;
 use crate::storage::local::LocalStore;
 use crate::storage::pace::Pacer;
 use crate::storage::supabase::{Access, CreateBucket, PATCH_BYTES, SupabaseStore};
@@ -31,6 +34,9 @@ use crate::storage::{Kind, ObjectStore, chain};
 
 /// What work that was complete gets to end when the grace is over.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
+
+/// A recording that waits longer than this for the cloud is worth a warning.
+const LONG_UNSYNCED: Duration = Duration::from_secs(3600);
 
 /// A gateway that is listening.
 pub struct App {
@@ -65,7 +71,19 @@ impl App {
         let lock = lock_directory(&catalog_dir)?;
         let spool = Spool::open(root.join(".spool")).context("cannot open the spool")?;
         let local = LocalStore::open(root.clone(), spool.clone()).context("cannot open the local store")?;
-        let catalog = open_catalog(config, &catalog_dir).await?;
+        let room = Room::new(root.clone(), config.storage.min_free);
+        let cache = Cache::new(cache_dir(root, config.download.cache_bytes));
+        let expendable = cache.clone();
+        room.relieved_by(move |bytes| expendable.free(bytes));
+        let reserve = Reserve::new(catalog_dir.join("reserve"));
+        let mut catalog = open_catalog(config, &catalog_dir).await;
+        if catalog.is_err() && reserve.is_whole() {
+            // Opening it takes a little room, and the disk may be full.
+            cache.free(RESERVE_BYTES);
+            reserve.give_up().context("cannot give up the reserve")?;
+            catalog = open_catalog(config, &catalog_dir).await;
+        }
+        let catalog = catalog?;
         let host = config.server.host.as_str();
         let listener = TcpListener::bind((host, config.server.port)).await.with_context(|| {
             format!(
@@ -88,6 +106,9 @@ impl App {
             bell: watch::Sender::new(()),
             rules: Arc::new(rules(config, advertised)?),
             upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
+            room,
+            reserve,
+            cache,
         };
         let (placed, removed) = services.recover_spool().await.map_err(|error| {
             anyhow::anyhow!("cannot take up what an earlier run left in the spool: {}", chain(&error))
@@ -219,6 +240,15 @@ fn lock_directory(dir: &Path) -> anyhow::Result<std::fs::File> {
     }
 }
 
+/// The cache's files. A directory that cannot be used costs the cache, not the start.
+fn cache_dir(root: &Path, limit_bytes: u64) -> CacheDir {
+    let dir = root.join(".cache");
+    CacheDir::open(dir.clone(), limit_bytes).unwrap_or_else(|error| {
+        tracing::warn!(%error, dir = %dir.display(), "the cache cannot be used; everything is played from the cloud");
+        CacheDir::off()
+    })
+}
+
 fn supabase(config: &Config) -> anyhow::Result<Option<Arc<dyn ObjectStore>>> {
     let cloud = &config.supabase;
     let (Some(base), Some(key)) = (cloud.storage_base(), &cloud.key) else { return Ok(None) };
@@ -252,11 +282,9 @@ fn stores(config: &Config, local: LocalStore) -> anyhow::Result<TieredStore> {
 
 fn rules(config: &Config, advertised_url: String) -> anyhow::Result<Rules> {
     Ok(Rules {
-        local_dir: config.storage.local_dir.clone(),
         max_bytes: config.uploads.max_bytes,
         types: TypeRules::parse(&config.uploads.allowed_types)
             .map_err(|error| anyhow::anyhow!("uploads.allowed_types: {error}"))?,
-        min_free_bytes: config.storage.min_free,
         node: config.server.node.clone(),
         advertised_url,
         bucket: config.supabase.bucket.clone(),
@@ -330,26 +358,63 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 /// Asks the catalogue and the cloud whether they can be used.
 pub async fn check(config: &Config) -> Vec<CheckLine> {
-    vec![check_catalog(config).await, check_cloud(config).await]
+    let mut lines = check_catalog(config).await;
+    lines.push(check_cloud(config).await);
+    lines
 }
 
-async fn check_catalog(config: &Config) -> CheckLine {
+async fn check_catalog(config: &Config) -> Vec<CheckLine> {
     let path = config.storage.local_dir.join(".catalog").join("catalog.sqlite");
     let inspected = match &config.catalog.url {
         Some(_) => postgres::inspect(&database_url(config)).await,
         None if !path.exists() => {
-            return CheckLine::ok("catalogue", "not there yet; it is made at the first start");
+            return vec![CheckLine::ok("catalogue", "not there yet; it is made at the first start")];
         }
         None => sqlite::inspect(&path).await,
     };
     match inspected {
-        Ok(Counts { recordings, jobs, .. }) => {
-            CheckLine::ok("catalogue", format!("{recordings} recordings, {jobs} jobs"))
-        }
+        Ok(counts) => vec![
+            CheckLine::ok("catalogue", format!("{} recordings, {} jobs", counts.recordings, counts.jobs)),
+            check_unsynced(&counts),
+            check_parked(&counts),
+        ],
         Err(error) => {
             let remedy = catalog_remedy(config, &error);
-            CheckLine::failure("catalogue", chain(&error), remedy)
+            vec![CheckLine::failure("catalogue", chain(&error), remedy)]
         }
+    }
+}
+
+fn check_unsynced(counts: &Counts) -> CheckLine {
+    if counts.unsynced == 0 {
+        return CheckLine::ok("unsynced", "nothing waits for the cloud");
+    }
+    let age = Duration::from_secs(oldest_unsynced_seconds(counts) as u64);
+    let detail = format!(
+        "{} recordings ({}) are only on this disk, the oldest for {}",
+        counts.unsynced,
+        bytesize::ByteSize(counts.unsynced_bytes),
+        humantime::format_duration(age)
+    );
+    if age < LONG_UNSYNCED {
+        CheckLine::ok("unsynced", detail)
+    } else {
+        CheckLine::warning(
+            "unsynced",
+            detail,
+            "see what the line about the cloud says, and whether a gateway runs",
+        )
+    }
+}
+
+fn check_parked(counts: &Counts) -> CheckLine {
+    match counts.parked {
+        0 => CheckLine::ok("parked", "none"),
+        parked => CheckLine::warning(
+            "parked",
+            format!("{parked} recordings that the cloud will not take stay on this disk"),
+            "the list of their session tells why; change that, or keep them here",
+        ),
     }
 }
 

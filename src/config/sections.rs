@@ -160,6 +160,8 @@ impl SyncConfig {
 pub struct DownloadConfig {
     /// How clients get bytes that are in the cloud.
     pub via: DownloadVia,
+    /// Bytes of disk for cloud recordings that are played often through the gateway; 0 for none.
+    pub cache_bytes: u64,
 }
 
 /// The way of bytes from the cloud to a client.
@@ -175,7 +177,10 @@ pub enum DownloadVia {
 impl DownloadConfig {
     pub(super) fn read(r: &mut Reader<'_>) -> Self {
         use DownloadVia::{Proxy, Redirect};
-        Self { via: r.choice("download.via", &[("redirect", Redirect), ("proxy", Proxy)]) }
+        Self {
+            via: r.choice("download.via", &[("redirect", Redirect), ("proxy", Proxy)]),
+            cache_bytes: r.size("download.cache_bytes", 0),
+        }
     }
 }
 

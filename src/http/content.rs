@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -68,6 +68,7 @@ pub(super) async fn get_recording_content(
     State(edge): State<Edge>,
     Path((session, filename)): Path<(String, String)>,
     Query(query): Query<ContentQuery>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let via = query.via(edge.settings.via)?;
@@ -81,16 +82,28 @@ pub(super) async fn get_recording_content(
             [(header::LOCATION, location), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
         return Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response());
     }
-    serve_content(&edge, found, store, &headers, false).await
+    let purpose = if method == Method::GET { Purpose::Play } else { Purpose::Ask };
+    serve_content(&edge, found, store, &headers, purpose).await
 }
 
-/// Serves the bytes from `store`. `attachment`: to be saved rather than shown.
+/// What the bytes are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// To be shown.
+    Play,
+    /// To be saved rather than shown.
+    Save,
+    /// Only their head is.
+    Ask,
+}
+
+/// Serves the bytes from `store`.
 pub(super) async fn serve_content(
     edge: &Edge,
     found: Listed,
     store: StoreKind,
     request: &HeaderMap,
-    attachment: bool,
+    purpose: Purpose,
 ) -> Result<Response, Problem> {
     let recording = &found.recording;
     let etag = match recording.sha256 {
@@ -109,7 +122,7 @@ pub(super) async fn serve_content(
             "The recording is not the one you have; ask again without the condition.",
         ));
     }
-    let mut headers = content_headers(recording, &etag, modified, attachment);
+    let mut headers = content_headers(recording, &etag, modified, purpose == Purpose::Save);
     if not_modified(field(header::IF_NONE_MATCH), field(header::IF_MODIFIED_SINCE), etag_of, modified_of) {
         headers.remove(header::CONTENT_TYPE);
         headers.remove(header::CONTENT_DISPOSITION);
@@ -132,7 +145,7 @@ pub(super) async fn serve_content(
     };
     let length = range.as_ref().map_or(size, |range| range.end - range.start);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    let opened = edge.services.open(&recording.key, store, range).await?;
+    let opened = edge.services.play(recording, store, range, purpose != Purpose::Ask).await?;
     if opened.object.size_bytes != size {
         return Err(crate::service::ServiceError::NotFound.into());
     }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::Edge;
 use crate::runtime::metrics;
-use crate::service::health::Health;
+use crate::service::health::{Health, oldest_unsynced_seconds};
 use crate::storage::breaker::State as Breaker;
 
 /// Whether the gateway lives.
@@ -82,19 +82,18 @@ pub(super) async fn get_readiness(State(edge): State<Edge>) -> Response {
     responses((status = 200, description = "Text format of Prometheus", body = String, content_type = "text/plain")))]
 pub(super) async fn get_metrics(State(edge): State<Edge>) -> Response {
     if let Ok(counts) = edge.services.catalog.counts().await {
-        let now_us = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000;
-        let oldest =
-            counts.oldest_unsynced_us.map_or(0.0, |at| (now_us - i128::from(at)).max(0) as f64 / 1e6);
         metrics::set_gauge("gateway_recordings", counts.recordings as f64);
         metrics::set_gauge("gateway_unsynced_recordings", counts.unsynced as f64);
         metrics::set_gauge("gateway_unsynced_bytes", counts.unsynced_bytes as f64);
-        metrics::set_gauge("gateway_unsynced_oldest_seconds", oldest);
+        metrics::set_gauge("gateway_unsynced_oldest_seconds", oldest_unsynced_seconds(&counts));
         metrics::set_gauge("gateway_parked_recordings", counts.parked as f64);
         metrics::set_gauge("gateway_jobs_waiting", counts.jobs as f64);
     }
-    if let Ok(free) = edge.services.free_bytes() {
-        metrics::set_gauge("gateway_disk_free_bytes", free as f64);
+    if let Ok(figures) = edge.services.room.figures() {
+        metrics::set_gauge("gateway_disk_free_bytes", figures.free as f64);
+        metrics::set_gauge("gateway_disk_reserved_bytes", figures.promised as f64);
     }
+    metrics::set_gauge("gateway_cache_bytes", edge.services.cache.bytes() as f64);
     if let Some(status) = edge.services.stores.primary_status() {
         let state = match status.state {
             Breaker::Closed => 0.0,

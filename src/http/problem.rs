@@ -181,6 +181,12 @@ impl From<ServiceError> for Problem {
                 "The gateway's disk is full and nothing was changed; try again when its operator made room, and keep the recording until then.",
             )
             .retry_after(60),
+            ServiceError::SpoolUnusable(_) => problem(
+                S::SERVICE_UNAVAILABLE,
+                "spool_unavailable",
+                "The gateway's disk takes no files now; keep the recording, try again later, and tell the gateway's operator.",
+            )
+            .retry_after(30),
             ServiceError::Busy => problem(
                 S::SERVICE_UNAVAILABLE,
                 "too_many_uploads",

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::Edge;
-use super::content::serve_content;
+use super::content::{Purpose, serve_content};
 use super::middleware::Acting;
 use super::problem::Problem;
 use super::views::{
@@ -138,13 +138,13 @@ async fn download(edge: &Edge, found: Listed, headers: &HeaderMap) -> Result<Res
         return Err(crate::service::ServiceError::NotFound.into());
     }
     if !found.recording.stores.supabase {
-        return serve_content(edge, found, StoreKind::Local, headers, true).await;
+        return serve_content(edge, found, StoreKind::Local, headers, Purpose::Save).await;
     }
     let url = match edge.services.cloud_url(&found.recording.key).await {
         Ok(url) => url,
         // A cloud that cannot sign now does not keep what is here from anybody.
         Err(_) if found.recording.stores.local => {
-            return serve_content(edge, found, StoreKind::Local, headers, true).await;
+            return serve_content(edge, found, StoreKind::Local, headers, Purpose::Save).await;
         }
         Err(error) => return Err(error.into()),
     };

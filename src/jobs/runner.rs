@@ -25,7 +25,7 @@ pub async fn run_jobs(services: Services, interval: Duration, work: Work) {
     loop {
         while !stopping.is_cancelled() {
             let now = micros(OffsetDateTime::now_utc());
-            match services.catalog.claim_job(now, micros_of(LEASE), work).await {
+            match services.claim_job(now, micros_of(LEASE), work).await {
                 Ok(Some(job)) => {
                     tokio::select! {
                         () = run_one(&services, &job, interval) => {}

@@ -1,5 +1,5 @@
-//! Small regular duties: asking the cloud how it is and what it takes, taking in files that operators drop, folding
-//! metrics.
+//! Small regular duties: asking the cloud how it is and what it takes, taking in files that operators drop, tending the
+//! disk, folding metrics.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,10 @@ const PURGE_EVERY: Duration = Duration::from_secs(600);
 pub async fn run_upkeep(services: Services, interval: Duration) {
     let stopping = services.tasks.stopping().clone();
     let mut last_probe: Option<Instant> = None;
-    let (mut answered, mut was_closed) = (false, false);
+    let (mut answered, mut was_closed, mut short) = (false, false, false);
     loop {
         metrics::upkeep();
+        short = services.tend_disk(short).await;
         let status = services.stores.primary_status();
         let troubled = status.as_ref().is_some_and(|s| s.probed.is_none() || s.state != State::Closed);
         if status.is_some() && (troubled || last_probe.is_none_or(|at| at.elapsed() >= PROBE_EVERY)) {

@@ -56,6 +56,20 @@ pub fn init() {
         describe_gauge!("gateway_parked_recordings", "Recordings the cloud will not take");
         describe_gauge!("gateway_jobs_waiting", "Jobs that wait");
         describe_gauge!("gateway_disk_free_bytes", Unit::Bytes, "Free space where recordings are kept");
+        describe_gauge!(
+            "gateway_disk_reserved_bytes",
+            Unit::Bytes,
+            "Of the free space, what running uploads were promised and have not written yet"
+        );
+        describe_gauge!(
+            "gateway_cache_bytes",
+            Unit::Bytes,
+            "Cloud recordings kept on this disk to be played"
+        );
+        describe_counter!(
+            "gateway_cache_requests_total",
+            "Reads of cloud recordings through the gateway while there is a cache, by outcome (hit, miss)"
+        );
         Some(handle)
     });
 }
@@ -99,6 +113,11 @@ pub fn deleted(outcome: &'static str) {
 /// A job was tried.
 pub fn job_tried(kind: &'static str, outcome: &'static str) {
     counter!("gateway_jobs_total", "kind" => kind, "outcome" => outcome).increment(1);
+}
+
+/// The bytes of a cloud recording were wanted, and the cache had them (`hit`) or not (`miss`).
+pub fn cache_asked(outcome: &'static str) {
+    counter!("gateway_cache_requests_total", "outcome" => outcome).increment(1);
 }
 
 /// A figure that is read when somebody asks.

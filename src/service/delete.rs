@@ -2,7 +2,7 @@
 //! the recording is gone from every answer, whatever happens to the rest.
 
 use crate::catalog::Tombstone;
-use crate::domain::{ObjectKey, SessionId, StoreKind, StoreSet};
+use crate::domain::{ContentDigest, ObjectKey, SessionId, StoreKind, StoreSet};
 use crate::runtime::metrics;
 use crate::service::{ServiceError, Services};
 use crate::storage::tiered::PrimaryError;
@@ -47,16 +47,34 @@ impl Services {
             // Asked again while a store is still to confirm: try it now.
             return self.finish_deletions(std::slice::from_ref(key)).await;
         }
-        match self.find(key).await {
-            Ok(_) => {}
+        let digest = match self.find(key).await {
+            Ok(found) => found.recording.sha256,
             // Unknown here and the cloud cannot say: if it has it, it will have to go.
-            Err(ServiceError::Cloud(_)) => {}
+            Err(ServiceError::Cloud(_)) => None,
             Err(error) => return Err(error),
-        }
-        self.catalog.entomb(std::slice::from_ref(key), self.everywhere(), &self.origin).await?;
+        };
+        self.forget_and_entomb(std::slice::from_ref(key), &[digest], self.everywhere()).await?;
         let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
         metrics::deleted(if deletion.pending.is_empty() { "done" } else { "pending" });
         Ok(deletion)
+    }
+
+    /// Writes the tombstones, also on a full disk. The cache forgets the bytes before, so that a crash leaves none behind,
+    /// and after, for they may have come in between.
+    async fn forget_and_entomb(
+        &self,
+        keys: &[ObjectKey],
+        digests: &[Option<ContentDigest>],
+        pending: StoreSet,
+    ) -> Result<(), ServiceError> {
+        for digest in digests {
+            self.cache.forget(*digest).await;
+        }
+        self.even_when_full(|| self.catalog.entomb(keys, pending, &self.origin)).await?;
+        for digest in digests {
+            self.cache.forget(*digest).await;
+        }
+        Ok(())
     }
 
     fn everywhere(&self) -> StoreSet {
@@ -92,8 +110,8 @@ impl Services {
                 }
             }
         }
-        self.catalog.confirm_deleted(&gone_here, StoreKind::Local).await?;
-        self.catalog.confirm_deleted(&gone_there, StoreKind::Supabase).await?;
+        self.even_when_full(|| self.catalog.confirm_deleted(&gone_here, StoreKind::Local)).await?;
+        self.even_when_full(|| self.catalog.confirm_deleted(&gone_there, StoreKind::Supabase)).await?;
         if !deletion.pending.is_empty() {
             self.bell.send_replace(());
         }
@@ -147,11 +165,12 @@ impl Services {
         }
         if cloud_unknown {
             // What it holds cannot be named now, so all of it is hidden until it can.
-            self.catalog.entomb_session(session, &self.origin).await?;
+            self.even_when_full(|| self.catalog.entomb_session(session, &self.origin)).await?;
         }
-        let keys: Vec<ObjectKey> = merged.rows.into_iter().map(|row| row.recording.key).collect();
+        let (keys, digests): (Vec<_>, Vec<_>) =
+            merged.rows.into_iter().map(|row| (row.recording.key, row.recording.sha256)).unzip();
         // Every tombstone first, at once, so that the whole session is gone from every answer; then the stores.
-        self.catalog.entomb(&keys, self.everywhere(), &self.origin).await?;
+        self.forget_and_entomb(&keys, &digests, self.everywhere()).await?;
         let mut pending = self.finish_deletions(&keys).await?.pending;
         pending.supabase |= cloud_unknown;
         metrics::deleted(if pending.is_empty() { "done" } else { "pending" });

@@ -39,6 +39,9 @@ pub enum ServiceError {
     /// The disk is full, or would be.
     #[error("the disk is full")]
     StorageFull,
+    /// The spool takes no files: it is gone, read-only, or not ours.
+    #[error("the spool takes no files")]
+    SpoolUnusable(#[source] std::io::Error),
     /// All upload slots are taken.
     #[error("too many uploads at once")]
     Busy,

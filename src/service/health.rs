@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use time::OffsetDateTime;
 
+use crate::catalog::Counts;
+use crate::domain::recording::micros;
 use crate::service::Services;
 use crate::storage::breaker::State;
 use crate::storage::chain;
@@ -46,7 +49,7 @@ impl Services {
             Err(_) => check("spool", Health::Unavailable, "the disk does not answer".into()),
         };
         let catalogue = match catalogue {
-            Ok(Ok(counts)) => check("catalogue", Health::Ok, format!("{} recordings", counts.recordings)),
+            Ok(Ok(counts)) => check("catalogue", Health::Ok, told(&counts)),
             Ok(Err(error)) => check("catalogue", Health::Unavailable, chain(&error)),
             Err(_) => check("catalogue", Health::Unavailable, "it does not answer".into()),
         };
@@ -54,16 +57,23 @@ impl Services {
     }
 
     fn disk_check(&self) -> Check {
-        match self.free_bytes() {
-            Ok(free) => {
-                let short = free < self.rules.min_free_bytes;
-                Check {
-                    name: "disk",
-                    health: if short { Health::Unavailable } else { Health::Ok },
-                    detail: format!("{} free", ByteSize(free)),
-                }
-            }
-            Err(error) => Check { name: "disk", health: Health::Unavailable, detail: chain(&error) },
+        let check = |health, detail| Check { name: "disk", health, detail };
+        let figures = match self.room.figures() {
+            Ok(figures) => figures,
+            Err(error) => return check(Health::Unavailable, chain(&error)),
+        };
+        let (free, mark) = (figures.free, ByteSize(figures.mark));
+        let has = format!("{} free ({free} bytes)", ByteSize(free));
+        if free < figures.mark {
+            let detail =
+                format!("{has}, {mark} have to stay free: new uploads are refused until there is room");
+            check(Health::Unavailable, detail)
+        } else if figures.lacking() > 0 {
+            let promised = ByteSize(figures.promised);
+            let detail = format!("{has}, {promised} of it promised to running uploads: new ones are refused");
+            check(Health::Degraded, detail)
+        } else {
+            check(Health::Ok, has)
         }
     }
 
@@ -80,4 +90,28 @@ impl Services {
             },
         }
     }
+}
+
+/// What the catalogue knows, in half a sentence.
+fn told(counts: &Counts) -> String {
+    let mut text = format!("{} recordings", counts.recordings);
+    if counts.unsynced > 0 {
+        let age = Duration::from_secs(oldest_unsynced_seconds(counts) as u64);
+        let bytes = ByteSize(counts.unsynced_bytes);
+        text.push_str(&format!(
+            ", {} ({bytes}) only on this disk, the oldest for {}",
+            counts.unsynced,
+            humantime::format_duration(age)
+        ));
+    }
+    if counts.parked > 0 {
+        text.push_str(&format!(", {} parked", counts.parked));
+    }
+    text
+}
+
+/// Age of the oldest recording that only this disk has and that may go to the cloud; 0 without one.
+pub fn oldest_unsynced_seconds(counts: &Counts) -> f64 {
+    let now = micros(OffsetDateTime::now_utc());
+    counts.oldest_unsynced_us.map_or(0.0, |at| now.saturating_sub(at).max(0) as f64 / 1e6)
 }

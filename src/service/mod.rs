@@ -4,7 +4,9 @@
 //! Each public function says "safe to drop" (the caller may go away at any await and nothing is left behind) or
 //! "runs detached" (it goes on to its end when the caller goes away).
 
+pub mod cache;
 pub mod delete;
+mod disk;
 pub mod download;
 pub mod error;
 pub mod health;
@@ -14,7 +16,6 @@ pub mod recover;
 pub mod sync;
 pub mod upload;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub use self::error::ServiceError;
 use crate::catalog::{Catalog, Origin};
 use crate::domain::media::TypeRules;
 use crate::runtime::tasks::Tasks;
-use crate::spool::Spool;
+use crate::spool::{Reserve, Room, Spool};
 use crate::storage::tiered::TieredStore;
 
 /// What every use case works with. Clones share it.
@@ -46,6 +47,12 @@ pub struct Services {
     pub rules: Arc<Rules>,
     /// Uploads that may run at once.
     pub upload_slots: Arc<tokio::sync::Semaphore>,
+    /// Room on the disk and who was promised it.
+    pub room: Room,
+    /// Room that the catalogue gets when the disk is full.
+    pub reserve: Reserve,
+    /// Cloud recordings that are played from here.
+    pub cache: cache::Cache,
 }
 
 impl Services {
@@ -64,14 +71,10 @@ impl Services {
 /// What the configuration lays down for the use cases.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    /// The directory of the local store.
-    pub local_dir: PathBuf,
     /// Largest recording, in bytes.
     pub max_bytes: u64,
     /// Media types that are taken.
     pub types: TypeRules,
-    /// Free space that uploads must leave, in bytes.
-    pub min_free_bytes: u64,
     /// Goes into file names; empty for none.
     pub node: String,
     /// Where other gateways on the same catalogue reach this one.

@@ -9,7 +9,7 @@ use sha2::Sha256;
 
 use super::delete::PrimaryOrService;
 use super::{ServiceError, Services, Verify};
-use crate::catalog::{Job, JobKind, QueueSyncs};
+use crate::catalog::{CatalogError, Job, JobKind, QueueSyncs, Work};
 use crate::domain::{ContentDigest, Durability, ObjectKey, Recording, StoreKind, StoreSet};
 use crate::storage::tiered::{PrimaryError, Waiting};
 use crate::storage::{Kind, ObjectMeta, StorageError, chain};
@@ -34,6 +34,16 @@ impl Services {
             self.catalog.queue_syncs(QueueSyncs { in_both, ..QueueSyncs::default() }).await?;
         }
         Ok(())
+    }
+
+    /// Takes the next job that is due, also on a full disk: the work that waits is what makes room there.
+    pub async fn claim_job(
+        &self,
+        now_us: i64,
+        lease_us: i64,
+        work: Work,
+    ) -> Result<Option<Job>, CatalogError> {
+        self.even_when_full(|| self.catalog.claim_job(now_us, lease_us, work)).await
     }
 
     /// Tries a job once. Safe to drop and to repeat.
@@ -167,21 +177,19 @@ impl Services {
         durability: Durability,
     ) -> Result<Tried, PrimaryOrService> {
         let both = StoreSet { supabase: true, local: true };
-        if !self
-            .catalog
-            .mark_stored(key, both, durability, sha256, &self.origin)
-            .await
-            .map_err(ServiceError::from)?
-        {
+        // This is what makes room on a full disk.
+        let mark = |stores| {
+            self.even_when_full(move || {
+                self.catalog.mark_stored(key, stores, durability, sha256, &self.origin)
+            })
+        };
+        if !mark(both).await.map_err(ServiceError::from)? {
             return Ok(Tried::Done);
         }
         if !self.rules.keep_local {
             self.stores.fallback().delete(key).await.map_err(ServiceError::from)?;
             let cloud = StoreSet::only(StoreKind::Supabase);
-            self.catalog
-                .mark_stored(key, cloud, durability, sha256, &self.origin)
-                .await
-                .map_err(ServiceError::from)?;
+            mark(cloud).await.map_err(ServiceError::from)?;
         }
         Ok(Tried::Done)
     }

@@ -9,6 +9,8 @@
 
 mod block;
 mod reader;
+mod reserve;
+mod room;
 mod writer;
 
 use std::fs::{File, OpenOptions};
@@ -24,6 +26,8 @@ use tokio::sync::{Semaphore, watch};
 
 pub use block::{Block, BlockPool};
 pub use reader::{Follower, FollowerWatch, SpoolReader, read_blocks};
+pub use reserve::{RESERVE_BYTES, Reserve};
+pub use room::{Reserved, Room, RoomFigures};
 pub use writer::{SpoolWriter, Spooled};
 
 /// What went wrong with the spool. The upload it belonged to is over; its file is removed with its last holder.

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::block::{Block, Entered};
 use super::reader::SpoolReader;
+use super::room::Reserved;
 use super::{End, Progress, Shared, SpoolError};
 use crate::domain::ContentDigest;
 
@@ -60,6 +61,8 @@ struct WriteState {
     shared: Arc<Shared>,
     offset: u64,
     written_back: u64,
+    /// Room on the disk that was promised for these bytes.
+    room: Option<Reserved>,
 }
 
 impl SpoolWriter {
@@ -69,11 +72,19 @@ impl SpoolWriter {
             block: None,
             dispatched: 0,
             hash: Lane::new(Sha256::new()),
-            write: Lane::new(WriteState { shared: shared.clone(), offset: 0, written_back: 0 }),
+            write: Lane::new(WriteState { shared: shared.clone(), offset: 0, written_back: 0, room: None }),
             finished: false,
             _entered: shared.blocks.enter(),
             shared,
         }
+    }
+
+    /// Writes within the room that was promised, and beyond it only down to the mark. Called before the first byte.
+    pub fn within(mut self, room: Reserved) -> Self {
+        if let At::Idle(state) = &mut self.write.at {
+            state.room = Some(room);
+        }
+        self
     }
 
     /// Takes the next bytes. Safe to drop at any await: the upload is then over, since bytes may be missing.
@@ -137,9 +148,15 @@ impl Drop for SpoolWriter {
 
 impl WriteState {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(room) = &mut self.room {
+            room.claim(bytes.len() as u64)?;
+        }
         for piece in bytes.chunks(WRITE_BYTES) {
             self.shared.file.write_all_at(piece, self.offset)?;
             self.offset += piece.len() as u64;
+        }
+        if let Some(room) = &mut self.room {
+            room.written(bytes.len() as u64);
         }
         self.shared.progress.send_modify(|progress| progress.written = self.offset);
         if self.offset - self.written_back >= WRITE_BACK_BYTES {

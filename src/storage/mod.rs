@@ -4,6 +4,7 @@
 //! Which store is tried first and what happens when it fails is decided in [`tiered`] alone.
 
 pub mod breaker;
+pub mod cache;
 mod error;
 pub use error::chain;
 pub mod local;

@@ -3,6 +3,8 @@
 use assert_cmd::Command;
 
 use crate::support::fake_supabase::{BucketSpec, FakeSupabase};
+use crate::support::gateway::Gateway;
+use crate::support::media::webm;
 
 fn check(cloud_url: &str, key: &str, more: &[&str]) -> (i32, String) {
     let dir = tempfile::tempdir().unwrap();
@@ -81,4 +83,44 @@ async fn a_container_asks_whether_it_runs() {
     gateway.stop().await;
     let (code, out) = ask(&port);
     assert!(code == 1 && out.contains("recording-gateway serve"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_the_cloud_and_what_it_will_not_take() {
+    let cloud = FakeSupabase::start().await;
+    let spec = BucketSpec {
+        name: "small".into(),
+        public: true,
+        file_size_limit: Some(1_000_000),
+        allowed_mime_types: None,
+    };
+    cloud.create_bucket(spec);
+    let gateway = Gateway::with_cloud_and(&cloud, &[("supabase.bucket", "small")]).await;
+    let folder = gateway.recordings_dir();
+    let here = |name: &str| {
+        let args = ["--json", "--set", "supabase.bucket=small", "--local-dir", folder.to_str().unwrap()];
+        let (_, out) = check(&cloud.url(), &cloud.service_key(), &args);
+        let lines: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+        let line = lines.into_iter().find(|line| line["name"] == name).unwrap();
+        (line["status"].as_str().unwrap().to_owned(), line["detail"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(here("unsynced"), ("ok".to_owned(), "nothing waits for the cloud".to_owned()));
+    assert_eq!(here("parked"), ("ok".to_owned(), "none".to_owned()));
+    assert!(here("disk").1.contains(" free"));
+
+    let (status, answer) = gateway.upload("s", webm(1_500_000, 1)).await;
+    assert_eq!((status, answer["storage_type"].as_str().unwrap()), (200, "local"));
+    cloud.stop().await;
+    let (status, answer) = gateway.upload("s", webm(5000, 2)).await;
+    assert_eq!((status, answer["storage_type"].as_str().unwrap()), (200, "local"));
+    let (status, detail) = here("parked");
+    assert!(status == "warning" && detail.starts_with("1 recordings"), "{detail}");
+    let (status, detail) = here("unsynced");
+    assert!(
+        status == "ok" && detail.starts_with("1 recordings (") && detail.contains("the oldest for"),
+        "{detail}"
+    );
+    let ready = gateway.get_json("/readyz").await.to_string();
+    assert!(ready.contains("1 parked") && ready.contains("only on this disk, the oldest for"), "{ready}");
+    gateway.stop().await;
 }

@@ -97,7 +97,7 @@ fn nothing_at_all_is_a_working_local_gateway() {
     assert_eq!(config.uploads.idempotency_ttl, Duration::from_secs(24 * 3600));
     assert_eq!(config.sync.interval, Duration::from_secs(30));
     assert_eq!((config.sync.keep_local, config.sync.verify), (false, SyncVerify::Etag));
-    assert_eq!(config.download.via, DownloadVia::Redirect);
+    assert_eq!((config.download.via, config.download.cache_bytes), (DownloadVia::Redirect, 0));
     assert_eq!(config.log.level, "info");
 
     assert_eq!(loaded.warnings.len(), 1);
@@ -315,6 +315,7 @@ fn values_of_every_kind_come_from_the_environment() {
         .env("GATEWAY_SYNC__KEEP_LOCAL", "true")
         .env("GATEWAY_SUPABASE__PATIENCE", "1min 30s")
         .env("GATEWAY_DOWNLOAD__VIA", "proxy")
+        .env("GATEWAY_DOWNLOAD__CACHE_BYTES", "10GiB")
         .env("GATEWAY_SERVER__NODE", "node-1")
         .env("GATEWAY_SERVER__ALLOWED_ORIGINS", "https://rec.example.org,http://localhost:3000")
         .load()
@@ -325,7 +326,7 @@ fn values_of_every_kind_come_from_the_environment() {
     assert_eq!(config.storage.min_free, 1000);
     assert!(config.sync.keep_local);
     assert_eq!(config.supabase.patience, Duration::from_secs(90));
-    assert_eq!(config.download.via, DownloadVia::Proxy);
+    assert_eq!((config.download.via, config.download.cache_bytes), (DownloadVia::Proxy, 10 << 30));
     assert_eq!(config.server.node, "node-1");
     assert_eq!(config.server.allowed_origins, ["https://rec.example.org", "http://localhost:3000"]);
 }

@@ -41,7 +41,7 @@ async fn readiness_names_the_part_that_fails() {
     std::fs::rename(&spool, &away).unwrap();
     assert_eq!(readiness(&gateway, "spool").await, is(503, "unavailable", "unavailable"));
     let (status, problem) = gateway.upload("s", webm(100, 1)).await;
-    assert_eq!((status, problem["code"].as_str().unwrap()), (500, "disk_failed"));
+    assert_eq!((status, problem["code"].as_str().unwrap()), (503, "spool_unavailable"));
     assert_eq!(gateway.get("/healthz").await.status(), 200, "it is alive all the same");
     std::fs::rename(&away, &spool).unwrap();
     assert_eq!(readiness(&gateway, "spool").await, is(200, "ready", "ok"));

@@ -44,7 +44,7 @@ impl Bench {
 
     fn with(cloud: FakeSupabase, patch_bytes: u64, proxy: Option<&WireProxy>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (spool, _) = Spool::open(dir.path().join(".spool")).unwrap();
+        let spool = Spool::open(dir.path().join(".spool")).unwrap();
         let base = format!("{}/storage/v1", proxy.map_or(cloud.url(), WireProxy::url));
         let access = Access {
             base: url::Url::parse(&base).unwrap(),
@@ -61,7 +61,7 @@ impl Bench {
     }
 
     async fn source(&self, bytes: &[u8]) -> SpoolReader {
-        let mut writer = self.spool.create().unwrap();
+        let mut writer = self.spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
         writer.push(bytes).await.unwrap();
         writer.finish().await.unwrap().publish()
     }
@@ -483,7 +483,10 @@ async fn the_background_keeps_to_its_rate_and_gives_way_to_clients() {
     }
     // A client is sending, slowly, all the while.
     let stores = bench.tiered(Pacer::new(0));
-    let (mut writer, other) = (bench.spool.create().unwrap(), ObjectKey::parse("s/live.webm").unwrap());
+    let (mut writer, other) = (
+        bench.spool.create(&uuid::Uuid::now_v7().to_string()).unwrap(),
+        ObjectKey::parse("s/live.webm").unwrap(),
+    );
     writer.push(&webm(600_000, 3)).await.unwrap();
     let (live, about) = (writer.reader(), meta(b"", "live"));
     let put = stores.put_primary(&other, &live, None, &about, Waiting::Client);

@@ -22,7 +22,7 @@ use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
 use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId};
 use crate::runtime::metrics;
-use crate::spool::SpoolWriter;
+use crate::spool::{SpoolError, SpoolWriter};
 use crate::storage::{ObjectMeta, chain};
 
 /// What a request says about its upload before the first byte.
@@ -114,8 +114,8 @@ impl Services {
     /// Safe to drop.
     ///
     /// # Errors
-    /// [`ServiceError::TooLarge`], [`ServiceError::StorageFull`], [`ServiceError::Busy`], or what
-    /// [`ServiceError::RequestRunning`] says about the idempotency key.
+    /// [`ServiceError::TooLarge`], [`ServiceError::StorageFull`], [`ServiceError::SpoolUnusable`],
+    /// [`ServiceError::Busy`], or what [`ServiceError::RequestRunning`] says about the idempotency key.
     pub async fn begin_upload(
         &self,
         session: SessionId,
@@ -126,9 +126,7 @@ impl Services {
         if announced > self.rules.max_bytes.saturating_add(FORM_OVERHEAD_BYTES) {
             return Err(ServiceError::TooLarge { limit_bytes: self.rules.max_bytes });
         }
-        if self.free_bytes()? < self.rules.min_free_bytes.saturating_add(announced) {
-            return Err(ServiceError::StorageFull);
-        }
+        let room = self.room.reserve(options.request_bytes).await?;
         let slot = self.upload_slots.clone().try_acquire_owned().map_err(|_| ServiceError::Busy)?;
         let mut leftovers =
             Leftovers { services: self.clone(), request: None, names: Vec::new(), object: None };
@@ -142,6 +140,12 @@ impl Services {
                 Begun::Answered(answered) => earlier = Some(answered),
             }
         }
+        let upload_id = uuid::Uuid::now_v7().to_string();
+        let writer = match self.spool.create(&upload_id) {
+            Ok(writer) => writer.within(room),
+            Err(SpoolError::Io(error)) => return Err(ServiceError::SpoolUnusable(error)),
+            Err(error) => return Err(error.into()),
+        };
         metrics::uploads_in_flight(1.0);
         Ok(Incoming {
             services: self.clone(),
@@ -150,20 +154,14 @@ impl Services {
             earlier,
             kind: None,
             file: None,
+            writer: Some(writer),
             started: Instant::now(),
             at: OffsetDateTime::now_utc(),
-            upload_id: uuid::Uuid::now_v7().to_string(),
+            upload_id,
             leftovers,
             _slot: slot,
             _in_flight: InFlight,
         })
-    }
-
-    /// Free space where recordings are kept, in bytes.
-    pub fn free_bytes(&self) -> Result<u64, ServiceError> {
-        let stat = rustix::fs::statvfs(&self.rules.local_dir)
-            .map_err(|error| ServiceError::Disk(std::io::Error::from(error).into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
 
@@ -179,6 +177,8 @@ pub struct Incoming {
     earlier: Option<Answered>,
     kind: Option<RecordingType>,
     file: Option<IncomingFile>,
+    /// Where the file will go, until it begins.
+    writer: Option<SpoolWriter>,
     started: Instant,
     /// Goes into the name.
     at: OffsetDateTime,
@@ -261,7 +261,7 @@ impl Incoming {
 
     /// The file begins. Called once. Safe to drop.
     pub fn begin_file(&mut self, head: FileHead) -> Result<(), ServiceError> {
-        let writer = self.services.spool.create(&self.upload_id)?;
+        let writer = self.writer.take().ok_or(ServiceError::Unexpected)?;
         self.file = Some(IncomingFile {
             head,
             writer,
