@@ -392,7 +392,7 @@ async fn random_kills(cloud: Cloud, rounds: usize) {
         _ => Rig::with_cloud(SUITE, QUICK).await,
     };
     let Some(rig) = rig else { return };
-    let mut process = rig.start();
+    let (mut process, mut kills) = (rig.start(), 0);
     rig.cloud_answers(&process).await;
     for round in 0..rounds {
         match cloud {
@@ -411,8 +411,11 @@ async fn random_kills(cloud: Cloud, rounds: usize) {
             Cloud::Away => rig.cloud().restart_on_same_port().await,
             Cloud::LosesAnswers => rig.cloud().clear_faults(),
         }
+        kills += usize::from(process.was_killed());
         process = rig.crash_and_check(process).await;
     }
+    println!("{kills} kills under load");
+    assert!(kills * 2 >= rounds, "{kills} of {rounds} kills came while it worked");
     rig.ledger.check_everything(&process.url, &rig.root()).await;
     if let Some(cloud) = &rig.cloud {
         rig.ledger.drains_into(cloud).await;
