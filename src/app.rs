@@ -21,9 +21,9 @@ use crate::http::server::{ServerLimits, serve as serve_connections};
 use crate::http::{Edge, Settings, Via, router};
 use crate::jobs;
 use crate::runtime::tasks::Tasks;
-use crate::runtime::{logging, metrics};
+use crate::runtime::{descriptors, logging, metrics};
 use crate::service::{Rules, Services, Verify};
-use crate::spool::Spool;
+use crate::spool::{Spool, sync_dir};
 use crate::storage::local::LocalStore;
 use crate::storage::supabase::{Access, CreateBucket, SupabaseStore};
 use crate::storage::tiered::TieredStore;
@@ -64,6 +64,11 @@ impl App {
             )
         })?;
         let lock = lock_directory(&catalog_dir)?;
+        // Names that were made just now outlive a power cut, as what is answered from then on does. Where the directory
+        // above may not be opened it was there before.
+        for dir in [root.parent(), Some(root)].into_iter().flatten() {
+            let _ = sync_dir(if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+        }
         let (spool, swept) = Spool::open(root.join(".spool")).context("cannot open the spool")?;
         if swept > 0 {
             tracing::info!(swept, "removed uploads that had not been finished when the gateway stopped");
@@ -101,7 +106,7 @@ impl App {
             limits: ServerLimits {
                 header_timeout: config.server.header_timeout,
                 shutdown_grace: config.server.shutdown_grace,
-                max_connections: config.server.max_connections,
+                max_connections: descriptors::connections_that_fit(config.server.max_connections),
             },
             catalog,
             new_catalogue: new,

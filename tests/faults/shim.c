@@ -9,7 +9,7 @@
  *   FAULTS_ROOT   the directory, absolute; operations elsewhere pass untouched and uncounted
  *   FAULTS_PLAN   "ID ACTION WHEN OPERATION CLASS FIRST TIMES", or absent: everything passes
  *   FAULTS_LOG    one line for each operation: "ID NUMBER OPERATION CLASS ACTION PATH"; NUMBER is 0 if the plan's filter
- *                 does not take it
+ *                 does not take it. An operation that failed by itself has a second line, whose ACTION is "failed"
  */
 #define _GNU_SOURCE
 #undef _FORTIFY_SOURCE
@@ -136,7 +136,7 @@ static struct verdict judge(const char *operation, const char *absolute) {
         verdict.action = SHORT;
     } else if (hit) {
         verdict.action = FAIL;
-        verdict.error = !strcmp(plan.action, "enospc") ? ENOSPC : EIO;
+        verdict.error = !strcmp(plan.action, "enospc") ? ENOSPC : !strcmp(plan.action, "erofs") ? EROFS : EIO;
     }
     pthread_mutex_unlock(&mutex);
     errno = saved;
@@ -171,6 +171,16 @@ static const char *path_at(int dir, const char *path, char *buffer) {
     return buffer;
 }
 
+static void note_failure(const char *operation, const char *absolute) {
+    const char *relative = absolute ? below(absolute) : NULL;
+    if (!relative) return;
+    int saved = errno;
+    pthread_mutex_lock(&mutex);
+    append_log(current_id, 0, operation, relative, "failed");
+    pthread_mutex_unlock(&mutex);
+    errno = saved;
+}
+
 /* Carries a verdict out around a call that answers -1 on failure. */
 #define RUN(ret, operation, where, call)                                                                               \
     do {                                                                                                               \
@@ -183,6 +193,7 @@ static const char *path_at(int dir, const char *path, char *buffer) {
         }                                                                                                              \
         ret result = call;                                                                                             \
         if (verdict.action == KILL_AFTER) die();                                                                       \
+        if (result < 0) note_failure(operation, where);                                                                \
         return result;                                                                                                 \
     } while (0)
 

@@ -240,7 +240,7 @@ async fn a_stop_lets_running_uploads_finish_and_takes_no_new_ones() {
     running.closed().await;
 }
 
-/// HUP comes when the terminal it was started from is closed.
+/// HUP comes when the terminal it was started from is closed. reliability 16
 #[tokio::test(flavor = "multi_thread")]
 async fn every_polite_signal_lets_a_running_upload_finish() {
     for signal in ["TERM", "INT", "HUP"] {
@@ -265,6 +265,7 @@ async fn every_polite_signal_lets_a_running_upload_finish() {
     }
 }
 
+/// reliability 1, 16
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_no_longer_than_the_grace() {
     let dir = tempfile::tempdir().unwrap();
@@ -289,6 +290,7 @@ async fn a_stop_waits_no_longer_than_the_grace() {
     process.stop_in_order();
 }
 
+/// reliability 12
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_never_share_a_directory() {
     let dir = tempfile::tempdir().unwrap();

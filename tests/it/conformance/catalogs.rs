@@ -295,6 +295,7 @@ async fn a_keyed_request_is_answered_once() {
     assert_eq!(catalog.begin_request(&two).await.unwrap(), Begun::Running, "one that runs does not expire");
 }
 
+/// reliability 17
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalogue_of_a_newer_version_is_refused_untouched() {
     let place = Place::new();

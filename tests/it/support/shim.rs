@@ -21,6 +21,8 @@ pub enum Action {
     NoSpace,
     /// It fails with EIO and does nothing.
     IoError,
+    /// It fails with EROFS and does nothing.
+    ReadOnly,
     /// A write does half of it.
     Short,
     /// The process is killed instead of it.
@@ -69,6 +71,8 @@ pub struct Operation {
     pub class: String,
     /// Whether the plan's action hit it.
     pub hit: bool,
+    /// Whether it failed by itself, as the making of what is there does.
+    pub failed: bool,
     /// Below the root; `.` is the root itself.
     pub path: String,
 }
@@ -110,6 +114,7 @@ impl Faults {
             Action::Count => ("off", "-"),
             Action::NoSpace => ("enospc", "-"),
             Action::IoError => ("eio", "-"),
+            Action::ReadOnly => ("erofs", "-"),
             Action::Short => ("short", "-"),
             Action::KillBefore => ("kill", "before"),
             Action::KillAfter => ("kill", "after"),
@@ -133,20 +138,32 @@ impl Faults {
     pub fn log(&self) -> Vec<Operation> {
         let id = self.plans.load(Ordering::SeqCst).to_string();
         let text = std::fs::read_to_string(self.control.path().join("log")).unwrap_or_default();
-        let parse = |line: &str| {
-            let mut words = line.splitn(6, ' ');
-            if words.next()? != id {
-                return None;
+        let mut log: Vec<Operation> = Vec::new();
+        for line in text.lines() {
+            let words: Vec<_> = line.splitn(6, ' ').collect();
+            let [of, number, operation, class, action, path] = words[..] else { continue };
+            if of != id {
+                continue;
             }
-            Some(Operation {
-                number: words.next()?.parse().ok()?,
-                operation: words.next()?.to_owned(),
-                class: words.next()?.to_owned(),
-                hit: words.next()? != "pass",
-                path: words.next()?.to_owned(),
-            })
-        };
-        text.lines().filter_map(parse).collect()
+            if action == "failed" {
+                let mut earlier = log.iter_mut().rev();
+                let failed = earlier.find(|o| o.operation == operation && o.path == path);
+                // One that began under an earlier plan is not in this log.
+                if let Some(failed) = failed {
+                    failed.failed = true;
+                }
+                continue;
+            }
+            log.push(Operation {
+                number: number.parse().expect("a number"),
+                operation: operation.to_owned(),
+                class: class.to_owned(),
+                hit: action != "pass",
+                failed: false,
+                path: path.to_owned(),
+            });
+        }
+        log
     }
 
     /// Whether the plan that was armed last hit anything yet.
