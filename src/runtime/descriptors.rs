@@ -19,7 +19,7 @@ pub fn connections_that_fit(wanted: usize) -> usize {
     if limit.current != limit.maximum {
         let before = limit.current;
         limit.current = limit.maximum;
-        if let Err(error) = setrlimit(Resource::Nofile, limit.clone()) {
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
             tracing::debug!(error = %error, "the limit on open files stays as it is");
             limit.current = before;
         }
