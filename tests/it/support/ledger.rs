@@ -204,7 +204,8 @@ impl Ledger {
             let path = row["file_path"].as_str().unwrap().to_owned();
             assert!(listed.insert(path.clone()), "{path} is listed twice");
             let (status, bytes) = self.content(url, &path).await;
-            assert_eq!(status, 200, "{path} is listed and not there: {row}");
+            let promised = if self.book().kept.contains_key(&path) { "promised" } else { "not promised" };
+            assert_eq!(status, 200, "{path}, {promised}, is listed and not there: {row}");
             let mut book = self.book();
             assert!(!book.gone.contains(&path), "{path} was deleted and is back: {row}");
             if let Some(bytes) = book.either.remove(&path) {
