@@ -20,11 +20,11 @@ use crate::http::server::{ServerLimits, serve as serve_connections};
 use crate::http::{Edge, Settings, Via, router};
 use crate::jobs;
 use crate::runtime::tasks::Tasks;
-use crate::runtime::{logging, metrics};
+use crate::runtime::{descriptors, logging, metrics};
 use crate::service::cache::Cache;
 use crate::service::health::oldest_unsynced_seconds;
 use crate::service::{Rules, Services, Verify};
-use crate::spool::{RESERVE_BYTES, Reserve, Room, Spool};
+use crate::spool::{RESERVE_BYTES, Reserve, Room, Spool, sync_dir};
 use crate::storage::cache::CacheDir;
 use crate::storage::local::LocalStore;
 use crate::storage::pace::Pacer;
@@ -69,6 +69,11 @@ impl App {
             )
         })?;
         let lock = lock_directory(&catalog_dir)?;
+        // Names that were made just now outlive a power cut, as what is answered from then on does. Where the directory
+        // above may not be opened it was there before.
+        for dir in [root.parent(), Some(root)].into_iter().flatten() {
+            let _ = sync_dir(if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+        }
         let spool = Spool::open(root.join(".spool")).context("cannot open the spool")?;
         let local = LocalStore::open(root.clone(), spool.clone()).context("cannot open the local store")?;
         let room = Room::new(root.clone(), config.storage.min_free);
@@ -129,7 +134,7 @@ impl App {
             limits: ServerLimits {
                 header_timeout: config.server.header_timeout,
                 shutdown_grace: config.server.shutdown_grace,
-                max_connections: config.server.max_connections,
+                max_connections: descriptors::connections_that_fit(config.server.max_connections),
             },
             catalog,
             interval: config.sync.interval,

@@ -94,6 +94,7 @@ impl Drop for SmallDisk {
     }
 }
 
+/// reliability 5
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_in_the_middle_costs_only_the_upload_that_does_not_fit() {
     let Some(disk) = SmallDisk::mount("disk_full", 24) else { return };
@@ -124,7 +125,7 @@ async fn a_disk_that_fills_up_in_the_middle_costs_only_the_upload_that_does_not_
     drop(gateway.stop().await);
 }
 
-/// The file fits, its row does not: then it is not saved, and that is what is said.
+/// The file fits, its row does not: then it is not saved, and that is what is said. reliability 6
 #[tokio::test(flavor = "multi_thread")]
 async fn without_room_for_the_row_nothing_is_called_saved() {
     let Some(disk) = SmallDisk::mount("disk_full", 16) else { return };

@@ -221,6 +221,7 @@ async fn a_list_that_is_cut_short_or_does_not_get_on_hides_nothing_known() {
     gateway.stop().await;
 }
 
+/// reliability 4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loss_is_not_hidden() {
     let cloud = FakeSupabase::start().await;

@@ -1,19 +1,17 @@
 //! What operators and machines rely on: probes, figures, the interface's description, an orderly stop, one process to a
 //! directory, logs that machines read.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::eventually;
 use crate::support::fake_supabase::FakeSupabase;
 use crate::support::gateway::{Gateway, within};
 use crate::support::media::webm;
+use crate::support::process::{Process, command};
 use crate::support::raw_client::{RawClient, RawForm, bare, exchange, upload, upload_head};
-use crate::support::{PATIENCE, eventually};
 
 /// The status of one part, and the answer's own.
 async fn readiness(gateway: &Gateway, part: &str) -> (u16, String, String) {
@@ -242,7 +240,7 @@ async fn a_stop_lets_running_uploads_finish_and_takes_no_new_ones() {
     running.closed().await;
 }
 
-/// HUP comes when the terminal it was started from is closed.
+/// HUP comes when the terminal it was started from is closed. reliability 16
 #[tokio::test(flavor = "multi_thread")]
 async fn every_polite_signal_lets_a_running_upload_finish() {
     for signal in ["TERM", "INT", "HUP"] {
@@ -267,6 +265,7 @@ async fn every_polite_signal_lets_a_running_upload_finish() {
     }
 }
 
+/// reliability 1, 16
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_no_longer_than_the_grace() {
     let dir = tempfile::tempdir().unwrap();
@@ -291,6 +290,7 @@ async fn a_stop_waits_no_longer_than_the_grace() {
     process.stop_in_order();
 }
 
+/// reliability 12
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_never_share_a_directory() {
     let dir = tempfile::tempdir().unwrap();
@@ -362,94 +362,4 @@ async fn hostile_clients_do_not_make_it_grow() {
     assert!(peaks[0] < 128 << 10, "a peak of {} KiB", peaks[0]);
     assert!(peaks[1] - peaks[0] < 8 << 10, "it grows: {peaks:?} KiB");
     process.stop_in_order();
-}
-
-/// The real program.
-struct Process {
-    url: String,
-    child: Child,
-    log: std::thread::JoinHandle<Vec<String>>,
-}
-
-fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("recording-gateway"));
-    command.current_dir(dir).env_clear().env("GATEWAY_SERVER__PORT", "0").arg("serve").args(args);
-    command
-}
-
-impl Process {
-    /// Starts it in `dir` and waits until it listens.
-    fn start(dir: &Path, args: &[&str]) -> Self {
-        let mut child = command(dir, args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut begun = Vec::new();
-        let url = Self::listening(&mut lines, &mut begun);
-        let log = std::thread::spawn(move || {
-            begun.extend(lines.map_while(Result::ok));
-            begun
-        });
-        Self { url, child, log }
-    }
-
-    fn listening(
-        lines: &mut impl Iterator<Item = std::io::Result<String>>,
-        begun: &mut Vec<String>,
-    ) -> String {
-        for line in lines.map_while(Result::ok) {
-            let address = serde_json::from_str::<Value>(&line)
-                .ok()
-                .and_then(|l| l["address"].as_str().map(str::to_owned));
-            begun.push(line);
-            if let Some(address) = address {
-                return address;
-            }
-        }
-        panic!("it does not listen: {begun:?}");
-    }
-
-    fn signal(&self, name: &str) {
-        let sent =
-            Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// Waits for its end and returns its exit code.
-    async fn ended(&mut self) -> Option<i32> {
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    /// Tells it to stop, checks that it ends well, and returns what it logged.
-    fn stop_in_order(mut self) -> Vec<String> {
-        self.signal("TERM");
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "it does not stop");
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        assert_eq!(status.code(), Some(0));
-        let log = std::mem::replace(&mut self.log, std::thread::spawn(Vec::new));
-        log.join().unwrap()
-    }
-
-    /// The most memory it ever had resident.
-    fn peak_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

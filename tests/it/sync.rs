@@ -91,6 +91,7 @@ async fn what_was_kept_without_credentials_follows_when_there_are_some() {
     gateway.stop().await;
 }
 
+/// reliability 4
 #[tokio::test(flavor = "multi_thread")]
 async fn files_dropped_in_are_synced() {
     let cloud = FakeSupabase::start().await;
@@ -199,6 +200,7 @@ async fn a_cloud_copy_with_other_bytes_is_no_copy() {
     }
 }
 
+/// reliability 18
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_local_copy_never_reaches_the_cloud() {
     let cloud = FakeSupabase::start().await;

@@ -45,7 +45,13 @@ impl Files {
     fn make_session_dir(&self, session: &SessionId) -> io::Result<OwnedFd> {
         let _dirs = self.dirs.lock().unwrap_or_else(|e| e.into_inner());
         match rustix::fs::mkdirat(&self.handle, session.as_str(), Mode::from_raw_mode(0o755)) {
-            Ok(()) => rustix::fs::fsync(&self.handle)?,
+            Ok(()) => {
+                if let Err(error) = rustix::fs::fsync(&self.handle) {
+                    // Not durable, so not there: whoever finds a directory takes it for durable.
+                    let _ = rustix::fs::unlinkat(&self.handle, session.as_str(), AtFlags::REMOVEDIR);
+                    return Err(error.into());
+                }
+            }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
@@ -144,6 +150,8 @@ impl Files {
     pub(super) fn remove(&self, key: &ObjectKey) -> io::Result<bool> {
         let Some(dir) = self.session_dir(&key.session)? else { return Ok(false) };
         if absent_is_none(rustix::fs::unlinkat(&dir, key.filename.as_str(), AtFlags::empty()))?.is_none() {
+            // An earlier try may have removed it and failed to make that durable.
+            rustix::fs::fsync(&dir)?;
             return Ok(false);
         }
         rustix::fs::fsync(&dir)?;

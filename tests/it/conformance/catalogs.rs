@@ -383,6 +383,7 @@ async fn a_keyed_request_is_answered_once_on(place: Place) {
     assert_eq!(catalog.begin_request(&two).await.unwrap(), Begun::Running, "one that runs does not expire");
 }
 
+// reliability 17
 story!(a_catalogue_of_a_newer_version_is_refused_untouched, a_newer_version_on);
 
 async fn a_newer_version_on(place: Place) {

@@ -3,9 +3,13 @@
 pub mod cloud;
 pub mod fake_supabase;
 pub mod gateway;
+pub mod ledger;
 pub mod media;
 pub mod postgres;
+pub mod process;
 pub mod raw_client;
+pub mod rig;
+pub mod shim;
 pub mod skip;
 pub mod traces;
 pub mod wire_proxy;
