@@ -4,7 +4,7 @@
 //! Invariant: an upload is promised when its row is written. Its bytes are then in the spool under its upload id or in
 //! their place, never elsewhere; so a spool file with a row is a recording, and one without is nothing.
 
-use crate::catalog::{Abandoned, Arrival};
+use crate::catalog::{Abandoned, Arrival, CatalogError};
 use crate::domain::merge::StoredObject;
 use crate::domain::recording::to_microseconds;
 use crate::domain::{Durability, Recording, StoreKind, StoreSet};
@@ -132,7 +132,10 @@ impl Services {
             request: abandoned.request.as_ref().map(|request| (request, fingerprint.as_str())),
             answer: &answer,
         };
-        self.catalog.commit(arrival, &self.origin).await?;
-        Ok(())
+        match self.catalog.commit(arrival, &self.origin).await {
+            // Whoever sent it again had it settled at the same moment.
+            Ok(_) | Err(CatalogError::Taken(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }

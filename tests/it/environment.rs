@@ -26,6 +26,8 @@ fn lost_in_a_power_cut(log: &[Operation]) -> BTreeSet<String> {
                     *lost != format!("bytes of {path}") && !lost.starts_with(&format!("name in {path}:"))
                 });
             }
+            // A file whose name in the spool was flushed is found there by its upload if its new name is lost.
+            "rename" if !at_risk.iter().any(|lost| lost.starts_with("name in .spool:")) => {}
             "create" | "mkdir" | "rename" => {
                 at_risk.insert(format!("name in {}: {path}", parent(path)));
             }
@@ -37,7 +39,7 @@ fn lost_in_a_power_cut(log: &[Operation]) -> BTreeSet<String> {
     }
     // What the next start makes anew is nothing to miss. The catalogue's log is opened as if it had to be made by each
     // connection; SQLite flushes the directory with its first flush of one that it made.
-    let nothing_to_miss = ["name in .: .spool", "name in .spool:", "name in .catalog:"];
+    let nothing_to_miss = ["name in .: .spool", "name in .catalog:"];
     at_risk.retain(|lost| !nothing_to_miss.iter().any(|beginning| lost.starts_with(beginning)));
     at_risk
 }
@@ -165,7 +167,7 @@ async fn a_spool_that_is_deleted_under_it_is_told() {
     assert_eq!(running.answer().await.status, 500);
     let list = exchange(&process.url, bare("GET", "/recordings/running/list")).await;
     assert_eq!(list.json()["total_count"], 0, "it was refused");
-    assert_eq!(rig.ledger.upload(&process.url, "without", 1000).await.unwrap().0, 500);
+    assert_eq!(rig.ledger.upload(&process.url, "without", 1000).await.unwrap().0, 503);
     std::fs::create_dir(&spool).unwrap();
     assert_eq!(rig.ledger.status(&process.url, "/readyz").await, Some(200));
     assert_eq!(rig.ledger.upload(&process.url, "after", 1000).await.unwrap().0, 200);

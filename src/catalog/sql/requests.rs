@@ -52,6 +52,33 @@ impl Requests for SqlCatalog {
         Ok(tx.commit().await?)
     }
 
+    async fn take_over_request(&self, request: &RequestKey) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let abandoned = sqlx::query(
+            "UPDATE reservations SET scope = NULL, request_key = NULL
+             WHERE scope = $1 AND request_key = $2 AND gateway = $3 AND process <> $4",
+        )
+        .bind(request.scope.as_str())
+        .bind(request.key.as_str())
+        .bind(self.gateway.as_str())
+        .bind(self.process.as_str())
+        .execute(&mut *tx)
+        .await?
+        .rows_affected()
+            > 0;
+        if abandoned {
+            sqlx::query(
+                "DELETE FROM idempotent_requests WHERE scope = $1 AND request_key = $2 AND answer IS NULL",
+            )
+            .bind(request.scope.as_str())
+            .bind(request.key.as_str())
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(abandoned)
+    }
+
     async fn expire_requests(&self, older_than_us: i64) -> Result<()> {
         let mut tx = self.begin().await?;
         sqlx::query("DELETE FROM idempotent_requests WHERE answer IS NOT NULL AND created_at < $1")

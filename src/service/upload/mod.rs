@@ -134,7 +134,7 @@ impl Services {
         if let Some(key) = &options.idempotency_key {
             let request =
                 RequestKey { scope: format!("POST /recordings/upload/{session}"), key: key.clone() };
-            match self.catalog.begin_request(&request).await? {
+            match self.begin_request(&request).await? {
                 Begun::First => leftovers.request = Some(request),
                 Begun::Running => return Err(ServiceError::RequestRunning),
                 Begun::Answered(answered) => earlier = Some(answered),
@@ -162,6 +162,23 @@ impl Services {
             _slot: slot,
             _in_flight: InFlight,
         })
+    }
+}
+
+impl Services {
+    /// Marks a keyed request as running. One whose process was killed before its answer is settled first: nobody else
+    /// would answer the client that sends it again.
+    async fn begin_request(&self, request: &RequestKey) -> Result<Begun, ServiceError> {
+        let begun = self.catalog.begin_request(request).await?;
+        if begun != Begun::Running {
+            return Ok(begun);
+        }
+        self.settle_abandoned().await?;
+        let begun = self.catalog.begin_request(request).await?;
+        if begun == Begun::Running && self.catalog.take_over_request(request).await? {
+            return Ok(self.catalog.begin_request(request).await?);
+        }
+        Ok(begun)
     }
 }
 
