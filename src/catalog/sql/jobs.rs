@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::rows::{corrupt, time_of};
-use super::{Dialect, Result, SqlCatalog, Tx, audit, new_id, now_us};
+use super::{Dialect, Result, SqlCatalog, Tx, audit, given, new_id, now_us};
 use crate::catalog::{
     Action, Change, Changed, Children, Job, JobKind, JobQuery, JobRecord, JobState, Jobs, Origin, QueueSyncs,
     Work,
@@ -487,10 +487,15 @@ impl Jobs for SqlCatalog {
             Some(JobState::Running) => ("open", "running"),
             Some(state) => (state.as_str(), ""),
         };
+        let parent = given("parent_id", 4, query.parent.is_some());
+        let before = match query.before {
+            Some(_) => "id < $5",
+            None => "$5 = ''",
+        };
         let mut tx = self.snapshot().await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "SELECT {JOB_COLUMNS} FROM jobs WHERE ($1 = '' OR state = $1) AND ($2 = '' OR kind = $2)
-                 AND ($3 = '' OR session_id = $3) AND ($4 = '' OR parent_id = $4) AND ($5 = '' OR id < $5)
+                 AND ($3 = '' OR session_id = $3) AND {parent} AND {before}
                  AND ($6 = '' OR ($6 = 'running') = (leased_until > $7 OR kind IN ('sync_all', 'sync_session', 'migration')))
              ORDER BY id DESC LIMIT $8"
         )))

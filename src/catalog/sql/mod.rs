@@ -133,6 +133,12 @@ impl SqlCatalog {
     }
 }
 
+/// A filter that an index can serve: text that allows for its absence would be read row by row. The value is bound in
+/// either case.
+fn given(column: &str, number: u32, is_given: bool) -> String {
+    if is_given { format!("{column} = ${number}") } else { format!("${number} = ''") }
+}
+
 fn now_us() -> i64 {
     micros(OffsetDateTime::now_utc())
 }
