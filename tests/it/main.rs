@@ -28,6 +28,7 @@ mod page;
 mod parked;
 mod problems;
 mod protocol;
+mod recover;
 mod resumable_sync;
 mod support;
 mod sync;
