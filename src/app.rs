@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::catalog::{Catalog, CatalogError, Counts, Origin, Work, postgres, sqlite};
 use crate::cli::check::CheckLine;
-use crate::config::{Config, DownloadVia, Loaded, SyncVerify};
+use crate::config::{Config, DownloadVia, Loaded, SyncConfig, SyncVerify};
 use crate::domain::GatewayId;
 use crate::domain::media::TypeRules;
 use crate::http::server::{ServerLimits, serve as serve_connections};
@@ -48,7 +48,7 @@ pub struct App {
     router: axum::Router,
     limits: ServerLimits,
     catalog: Arc<dyn Catalog>,
-    interval: Duration,
+    sync: SyncConfig,
     /// Held as long as the gateway runs: two on one directory would lose recordings to each other.
     _lock: std::fs::File,
 }
@@ -109,6 +109,7 @@ impl App {
             spool,
             tasks: Tasks::default(),
             bell: watch::Sender::new(()),
+            put_off: Arc::default(),
             rules: Arc::new(rules(config, advertised)?),
             upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
             room,
@@ -137,18 +138,19 @@ impl App {
                 max_connections: descriptors::connections_that_fit(config.server.max_connections),
             },
             catalog,
-            interval: config.sync.interval,
+            sync: config.sync.clone(),
             _lock: lock,
         })
     }
 
     /// Serves until the services' tasks are told to stop, then finishes what runs.
     pub async fn run(self) {
-        let (tasks, interval) = (self.services.tasks.clone(), self.interval);
-        for work in [Work::All, Work::Deletions] {
+        let (tasks, interval) = (self.services.tasks.clone(), self.sync.interval);
+        let syncs = std::iter::repeat_n(Work::All, self.sync.max_concurrent);
+        for work in syncs.chain([Work::Deletions]) {
             tasks.spawn(jobs::run_jobs(self.services.clone(), interval, work));
         }
-        tasks.spawn(jobs::run_upkeep(self.services.clone(), interval));
+        tasks.spawn(jobs::run_upkeep(self.services.clone(), interval, self.sync.keep_jobs));
         tasks.spawn(jobs::look_around(self.services.clone(), interval));
         let stopping = tasks.stopping().clone();
         let told = tokio::spawn(async move {
@@ -281,7 +283,7 @@ fn stores(config: &Config, local: LocalStore) -> anyhow::Result<TieredStore> {
         cloud.patience,
         (cloud.breaker_failures, cloud.breaker_pause),
         cloud.signed_url_ttl,
-        Pacer::new(0),
+        Pacer::new(config.sync.max_rate),
     ))
 }
 

@@ -13,8 +13,9 @@ pub mod health;
 pub mod list;
 pub mod rebuild;
 pub mod recover;
-pub mod sync;
+mod sync;
 pub mod upload;
+pub mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Services {
     pub tasks: Tasks,
     /// Rung when there is new work for the background.
     pub bell: watch::Sender<()>,
+    /// What waits because the cloud failed.
+    pub put_off: Arc<work::PutOff>,
     /// What the configuration lays down.
     pub rules: Arc<Rules>,
     /// Uploads that may run at once.

@@ -60,7 +60,7 @@ pub struct OpenObject {
 }
 
 /// What a probe found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Probe {
     /// Whether anybody may read by URL.
     pub public: bool,

@@ -86,6 +86,11 @@ impl PrimaryError {
         }
     }
 
+    /// Whether the object is over a size limit.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.kind == Kind::TooLarge)
+    }
+
     /// How long the primary said it wants to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -248,9 +253,10 @@ impl TieredStore {
         self.primary.as_ref().ok_or(PrimaryError::NotConfigured)
     }
 
-    /// Whether a write to the primary would be tried now.
+    /// Whether a write to the primary would be tried now: there is one, and it is not left alone, and nobody is just
+    /// finding out whether it is back.
     pub fn primary_takes_writes(&self) -> bool {
-        self.primary.as_ref().is_some_and(|p| lock(&p.writes).state(Instant::now()) != State::Open)
+        self.primary.as_ref().is_some_and(|p| lock(&p.writes).would_admit(Instant::now()))
     }
 
     /// Stores and confirms an object in the primary, following `source` while it grows. Safe to drop: the outcome is

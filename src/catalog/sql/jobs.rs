@@ -269,13 +269,14 @@ impl Jobs for SqlCatalog {
         let rows = sqlx::query(
             "SELECT session_id, filename, local_gateway FROM recordings r
              WHERE ($1 = '' OR session_id = $1) AND local_gateway IS NOT NULL AND (in_supabase = 0 OR $2 = 1)
-                 AND (parked_reason IS NULL OR $3 = 1)
+                 AND (parked_reason IS NULL OR $3 = 1 OR ($4 = 1 AND parked_for_now = 1))
                  AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'sync' AND j.session_id = r.session_id
                                  AND j.filename = r.filename AND j.state = 'open') ORDER BY uploaded_at",
         )
         .bind(session)
         .bind(i64::from(which.in_both))
         .bind(i64::from(which.parked))
+        .bind(i64::from(which.for_now))
         .fetch_all(&mut *tx)
         .await?;
         for row in &rows {
@@ -286,19 +287,24 @@ impl Jobs for SqlCatalog {
                 NewJob { kind: "sync", session, filename, gateway: Some(&holder), parent: which.parent };
             insert(&mut tx, job).await?;
         }
-        if which.parked {
+        if which.parked || which.for_now {
             sqlx::query(
                 "UPDATE recordings SET parked_reason = NULL WHERE parked_reason IS NOT NULL AND ($1 = '' OR session_id = $1)
-                     AND in_supabase = 0",
+                     AND in_supabase = 0 AND (parked_for_now = 1 OR $2 = 1)",
+            )
+            .bind(session)
+            .bind(i64::from(which.parked))
+            .execute(&mut *tx)
+            .await?;
+            // The new job takes the parked one's place.
+            sqlx::query(
+                "UPDATE jobs SET state = 'cancelled' WHERE kind = 'sync' AND state = 'parked' AND ($1 = '' OR session_id = $1)
+                     AND NOT EXISTS (SELECT 1 FROM recordings r WHERE r.session_id = jobs.session_id
+                         AND r.filename = jobs.filename AND parked_reason IS NOT NULL)",
             )
             .bind(session)
             .execute(&mut *tx)
             .await?;
-            // The new job takes the parked one's place.
-            sqlx::query("UPDATE jobs SET state = 'cancelled' WHERE kind = 'sync' AND state = 'parked' AND ($1 = '' OR session_id = $1)")
-                .bind(session)
-                .execute(&mut *tx)
-                .await?;
         }
         if let Some(parent) = which.parent {
             sqlx::query(
@@ -327,15 +333,18 @@ impl Jobs for SqlCatalog {
             Dialect::Sqlite => "",
             Dialect::Postgres => "FOR UPDATE SKIP LOCKED",
         };
+        // Each is one question: with a single kind the oldest is the first that the index has.
+        const DELETIONS: &str = "kind IN ('delete_local', 'delete', 'delete_session')";
         let kinds = match work {
-            Work::All => ["'delete_local', 'delete', 'delete_session'", "'sync'"].as_slice(),
-            Work::Deletions => ["'delete_local', 'delete', 'delete_session'"].as_slice(),
+            Work::All => [DELETIONS, "kind = 'sync'"].as_slice(),
+            Work::Deletions => [DELETIONS].as_slice(),
+            Work::Local => ["kind = 'delete_local'"].as_slice(),
         };
         for kinds in kinds {
             let mut tx = self.begin().await?;
             let row = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "UPDATE jobs SET leased_until = $2, leased_by = $3, attempts = attempts + 1 WHERE id = (
-                     SELECT id FROM jobs WHERE state = 'open' AND kind IN ({kinds}) AND run_at <= $1 AND leased_until <= $1
+                     SELECT id FROM jobs WHERE state = 'open' AND {kinds} AND run_at <= $1 AND leased_until <= $1
                          AND (gateway IS NULL OR gateway = $3)
                      ORDER BY created_at, id LIMIT 1 {skip})
                  RETURNING id, kind, session_id, filename, attempts, resume_point"
@@ -416,6 +425,19 @@ impl Jobs for SqlCatalog {
         Ok(tx.commit().await?)
     }
 
+    async fn release_job(&self, job: &Job) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query(
+            "UPDATE jobs SET leased_until = 0, leased_by = NULL, attempts = attempts - 1
+             WHERE id = $1 AND attempts = $2 AND state = 'open' AND leased_until > 0",
+        )
+        .bind(job.id.as_str())
+        .bind(job.attempt)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
     async fn keep_resume_point(&self, job: &Job, at: Option<&str>) -> Result<()> {
         let mut tx = self.begin().await?;
         sqlx::query("UPDATE jobs SET resume_point = $3 WHERE id = $1 AND attempts = $2 AND state = 'open'")
@@ -429,10 +451,14 @@ impl Jobs for SqlCatalog {
 
     async fn hurry_jobs(&self, now_us: i64) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query("UPDATE jobs SET run_at = $1 WHERE state = 'open' AND run_at > $1")
-            .bind(now_us)
-            .execute(&mut *tx)
-            .await?;
+        // The times were spread by chance: their fractions of a second are, still.
+        sqlx::query(
+            "UPDATE jobs SET run_at = $1 + attempts * (run_at % 1000000)
+             WHERE state = 'open' AND run_at > $1 + attempts * (run_at % 1000000)",
+        )
+        .bind(now_us)
+        .execute(&mut *tx)
+        .await?;
         Ok(tx.commit().await?)
     }
 
@@ -586,7 +612,8 @@ impl Jobs for SqlCatalog {
         let affected = self.affected(&mut tx, &job, &["open"]).await?;
         for (_, key) in &affected {
             sqlx::query(
-                "UPDATE recordings SET parked_reason = $3 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0",
+                "UPDATE recordings SET parked_reason = $3, parked_for_now = 0
+                 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0",
             )
             .bind(key.session.as_str())
             .bind(key.filename.as_str())

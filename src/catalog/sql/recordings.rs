@@ -47,8 +47,8 @@ impl SqlCatalog {
     async fn insert(&self, tx: &mut Tx, recording: &Recording) -> Result<()> {
         sqlx::query(
             "INSERT INTO recordings (session_id, filename, size_bytes, sha256, content_type, original_filename,
-                 durability, in_supabase, local_gateway, uploaded_at, parked_reason, upload_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                 durability, in_supabase, local_gateway, uploaded_at, parked_reason, upload_id, parked_for_now)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(recording.key.session.as_str())
         .bind(recording.key.filename.as_str())
@@ -62,9 +62,30 @@ impl SqlCatalog {
         .bind(micros(recording.uploaded_at))
         .bind(recording.parked_reason.as_deref())
         .bind(recording.upload_id.as_str())
+        // Of a recording that is new, only the cloud's word can have parked it.
+        .bind(i64::from(recording.parked_reason.is_some()))
         .execute(&mut **tx)
         .await?;
         Ok(())
+    }
+
+    async fn set_aside(&self, key: &ObjectKey, reason: &str, for_now: bool, by: &Origin) -> Result<()> {
+        let mut tx = self.begin_for(&key.session).await?;
+        let parked = sqlx::query(
+            "UPDATE recordings SET parked_reason = $3, parked_for_now = $4 WHERE session_id = $1 AND filename = $2",
+        )
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(reason)
+        .bind(i64::from(for_now))
+        .execute(&mut *tx)
+        .await?;
+        jobs::end_open(&mut tx, "sync", key, "parked", Some(reason)).await?;
+        if parked.rows_affected() > 0 {
+            let change = Change { detail: Some(reason), ..Change::of(Action::Parked, key) };
+            audit::note(&mut tx, &change, by).await?;
+        }
+        Ok(tx.commit().await?)
     }
 
     /// Who holds the local copy of a recording that this gateway stores so.
@@ -325,20 +346,11 @@ impl Recordings for SqlCatalog {
     }
 
     async fn park(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<()> {
-        let mut tx = self.begin_for(&key.session).await?;
-        let parked =
-            sqlx::query("UPDATE recordings SET parked_reason = $3 WHERE session_id = $1 AND filename = $2")
-                .bind(key.session.as_str())
-                .bind(key.filename.as_str())
-                .bind(reason)
-                .execute(&mut *tx)
-                .await?;
-        jobs::end_open(&mut tx, "sync", key, "parked", Some(reason)).await?;
-        if parked.rows_affected() > 0 {
-            let change = Change { detail: Some(reason), ..Change::of(Action::Parked, key) };
-            audit::note(&mut tx, &change, by).await?;
-        }
-        Ok(tx.commit().await?)
+        self.set_aside(key, reason, false, by).await
+    }
+
+    async fn park_for_now(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<()> {
+        self.set_aside(key, reason, true, by).await
     }
 
     async fn forget(&self, key: &ObjectKey, by: &Origin) -> Result<bool> {

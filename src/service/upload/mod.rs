@@ -390,6 +390,9 @@ impl Incoming {
         if receipt.as_ref().is_ok_and(|r| matches!(r.landed, Landed::CloudUnavailable | Landed::Early)) {
             services.bell.send_replace(());
         }
+        if receipt.as_ref().is_ok_and(|receipt| receipt.landed == Landed::Cloud) {
+            services.cloud_works();
+        }
         receipt
     }
 }

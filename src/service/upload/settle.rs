@@ -184,8 +184,8 @@ impl Complete {
             PrimaryError::NotConfigured => Landed::Local,
             PrimaryError::LeftAlone { .. } if self.respond_async => Landed::Early,
             error => match error.parks() {
-                Some(reason) => Landed::Parked(reason.to_owned()),
-                None => Landed::CloudUnavailable,
+                Some(reason) if !self.may_go_in_pieces(error) => Landed::Parked(reason.to_owned()),
+                _ => Landed::CloudUnavailable,
             },
         };
         if !matches!(landed, Landed::Local | Landed::Early) {
@@ -233,6 +233,13 @@ impl Complete {
                 }
             }
         }
+    }
+
+    /// Whether it was too large for one request only: the background has another way, and parks it if that is refused too.
+    fn may_go_in_pieces(&self, error: &PrimaryError) -> bool {
+        let probed = self.services.stores.primary_status().and_then(|status| status.probed);
+        let limit = probed.and_then(|probe| probe.max_object_bytes);
+        error.is_too_large() && limit.is_none_or(|limit| self.size_bytes <= limit)
     }
 
     /// Somebody who guessed the name may have deleted it before its file was in its place.
