@@ -1,6 +1,6 @@
 //! What an earlier process left in the middle is settled before the first request.
 
-use recording_gateway::catalog::{Arrival, Origin, Recordings, sqlite};
+use recording_gateway::catalog::{Arrival, Origin, sqlite};
 use recording_gateway::domain::{
     ContentDigest, Durability, GatewayId, ObjectKey, Recording, StoreKind, StoreSet,
 };
