@@ -26,6 +26,7 @@ mod parked;
 mod problems;
 mod protocol;
 mod resumable_sync;
+mod runner;
 mod support;
 mod sync;
 mod tidy;
