@@ -27,7 +27,11 @@ mod tests {
         assert_eq!([1, 2, 3, 5, 6, 60, i64::MAX].map(seconds), [30, 60, 120, 480, 600, 600, 600]);
         let least = |attempt| pause(attempt, Duration::from_secs(30), 0.0).as_secs();
         assert_eq!([i64::MIN, 0, 1, 2, 60].map(least), [15, 15, 15, 30, 300]);
-        assert_eq!(pause(9, Duration::from_secs(3600), 1.0).as_secs(), 3600, "a longer interval is the bound");
+        assert_eq!(
+            pause(9, Duration::from_secs(3600), 1.0).as_secs(),
+            3600,
+            "a longer interval is the bound"
+        );
     }
 
     proptest! {

@@ -49,7 +49,8 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
             let is_back = probed.is_ok() && !answered;
             answered = probed.is_ok();
             if let (Ok(now), Some(before)) = (&probed, &status.probed)
-                && (&now.max_object_bytes, &now.allowed_types) != (&before.max_object_bytes, &before.allowed_types)
+                && (&now.max_object_bytes, &now.allowed_types)
+                    != (&before.max_object_bytes, &before.allowed_types)
             {
                 tracing::info!("the bucket takes other recordings now; what it refused is tried again");
                 if let Err(error) = services.queue_refused().await {

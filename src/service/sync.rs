@@ -140,7 +140,8 @@ impl Services {
             marked.map_err(ServiceError::from)?;
             return Ok(Tried::Done);
         }
-        let reason = "its file is missing on this disk and the cloud does not have it; put the file back and retry";
+        let reason =
+            "its file is missing on this disk and the cloud does not have it; put the file back and retry";
         self.catalog.park_for_now(key, reason, &self.origin).await.map_err(ServiceError::from)?;
         Ok(Tried::Parked)
     }

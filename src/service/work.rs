@@ -80,7 +80,8 @@ impl Services {
     /// Leaves a job for everything that should be in the cloud alone and is not, also for what was parked for a cause that
     /// may be gone since the gateway stopped. Safe to drop and to repeat.
     pub async fn queue_unsynced(&self) -> Result<(), ServiceError> {
-        self.queue(QueueSyncs { in_both: !self.rules.keep_local, for_now: true, ..QueueSyncs::default() }).await
+        self.queue(QueueSyncs { in_both: !self.rules.keep_local, for_now: true, ..QueueSyncs::default() })
+            .await
     }
 
     /// Takes up what the cloud refused: it takes other recordings now than it did. Safe to drop and to repeat.

@@ -30,6 +30,7 @@ mod problems;
 mod protocol;
 mod recover;
 mod resumable_sync;
+mod runner;
 mod support;
 mod sync;
 mod tidy;
