@@ -66,6 +66,7 @@ async fn run_one(services: &Services, job: &Job, interval: Duration) {
         }
     };
     metrics::job_tried(kind, outcome);
+    services.tell_job(&job.id).await;
     if let Err(error) = noted {
         tracing::error!(job.kind = kind, job.id = %job.id, error = %chain(&error), "a job's end could not be noted; it will run again");
     }
