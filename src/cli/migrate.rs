@@ -10,6 +10,7 @@ mod patience;
 mod plan;
 mod report;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use self::load::Loader;
 use self::patience::{Patience, Trouble};
 use self::plan::{Plan, Rules};
 use self::report::{Entry, LastLine, Outcome as Became, Report, Totals};
-use super::client::{Gateway, GatewayArgs};
+use super::client::{ClientError, Gateway, GatewayArgs};
 use super::{Outcome, Settings, Usage, print};
 use crate::domain::media::TypeRules;
 use crate::domain::{RecordingType, SessionId};
@@ -89,11 +90,13 @@ pub(super) async fn run(args: &MigrateArgs, settings: &Settings) -> anyhow::Resu
         .context("the report cannot be written; name another place with --report")?;
     let bar = if args.gateway.json { ProgressBar::hidden() } else { print::bytes_bar(plan.bytes()) };
     let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
+    let job = begin_job(&gateway).await?;
     let loader = Loader {
         gateway: &gateway,
         root: &args.dir,
         recording_type: recording_type.as_str(),
         jobs: args.jobs as usize,
+        job: RefCell::new(job.clone()),
         patience: Patience::new(args.wait, stop.clone(), bar.clone()),
     };
     let mut entries: Vec<Entry> = plan.left_out.iter().map(Entry::from).collect();
@@ -133,6 +136,7 @@ pub(super) async fn run(args: &MigrateArgs, settings: &Settings) -> anyhow::Resu
         (totals.compared, totals.listed) = (Some(compared.same), Some(compared.listed));
         totals.degraded = compared.degraded;
     }
+    totals.job = job;
     report.write(&entries, &totals).context("the report cannot be written")?;
     tell_totals(args, &totals, &report)?;
     if let Some(why) = &loaded.away {
@@ -158,6 +162,16 @@ async fn rules(args: &MigrateArgs, session: Option<SessionId>, gateway: &Gateway
         max_bytes: max_bytes
             .ok_or_else(|| anyhow!("the gateway does not tell its limits: is another program there?"))?,
     })
+}
+
+/// The job whose parts will be the syncs of what is loaded. A gateway that has none is none to fail for.
+async fn begin_job(gateway: &Gateway) -> anyhow::Result<Option<String>> {
+    let request = gateway.request(Method::POST, gateway.top_address("jobs"));
+    match gateway.send(request.json(&serde_json::json!({"kind": "migration"}))).await {
+        Ok(job) => Ok(job["id"].as_str().map(str::to_owned)),
+        Err(ClientError::Problem { status: 404 | 405, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn dry_run(args: &MigrateArgs, plan: &Plan) -> anyhow::Result<Outcome> {
@@ -248,6 +262,11 @@ fn tell_totals(args: &MigrateArgs, totals: &Totals, report: &Report) -> anyhow::
         ),
         _ => "not compared with the gateway's listing".to_owned(),
     })?;
+    if let Some(job) = &totals.job {
+        print::line(format_args!(
+            "job: {job} (`recording-gateway jobs show {job}` tells how far the cloud has it)"
+        ))?;
+    }
     Ok(print::line(format_args!("report: {}", report.path.display()))?)
 }
 
