@@ -25,7 +25,7 @@ use self::load::Loader;
 use self::patience::{Patience, Trouble};
 use self::plan::{Plan, Rules};
 use self::report::{Entry, LastLine, Outcome as Became, Report, Totals};
-use super::client::{ClientError, Gateway, GatewayArgs};
+use super::client::{Gateway, GatewayArgs};
 use super::{Outcome, Settings, Usage, print};
 use crate::domain::media::TypeRules;
 use crate::domain::{RecordingType, SessionId};
@@ -90,7 +90,7 @@ pub(super) async fn run(args: &MigrateArgs, settings: &Settings) -> anyhow::Resu
         .context("the report cannot be written; name another place with --report")?;
     let bar = if args.gateway.json { ProgressBar::hidden() } else { print::bytes_bar(plan.bytes()) };
     let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
-    let job = begin_job(&gateway).await?;
+    let job = begin_job(&gateway).await;
     let loader = Loader {
         gateway: &gateway,
         root: &args.dir,
@@ -164,13 +164,15 @@ async fn rules(args: &MigrateArgs, session: Option<SessionId>, gateway: &Gateway
     })
 }
 
-/// The job whose parts will be the syncs of what is loaded. A gateway that has none is none to fail for.
-async fn begin_job(gateway: &Gateway) -> anyhow::Result<Option<String>> {
+/// The job whose parts will be the syncs of what is loaded. Without one everything is loaded all the same.
+async fn begin_job(gateway: &Gateway) -> Option<String> {
     let request = gateway.request(Method::POST, gateway.top_address("jobs"));
     match gateway.send(request.json(&serde_json::json!({"kind": "migration"}))).await {
-        Ok(job) => Ok(job["id"].as_str().map(str::to_owned)),
-        Err(ClientError::Problem { status: 404 | 405, .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+        Ok(job) => job["id"].as_str().map(str::to_owned),
+        Err(error) => {
+            print::complain(format_args!("the gateway makes no job of this load: {error:#}"));
+            None
+        }
     }
 }
 

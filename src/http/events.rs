@@ -73,6 +73,10 @@ pub(super) struct DeletionEventView {
     pending: Vec<&'static str>,
 }
 
+/// Data of a `health` event: nothing. `GET /readyz` says how it is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct HealthEventView {}
+
 /// Which events.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -83,7 +87,8 @@ pub(super) struct EventsQuery {
 
 /// Follow what happens
 ///
-/// Server-sent events of this gateway: `upload`, `sync`, `job` (a job as `GET /jobs/{id}` shows it), `deletion`, and `reset`:
+/// Server-sent events of this gateway: `upload`, `sync`, `job` (a job as `GET /jobs/{id}` shows it), `deletion`,
+/// `health` (ask `/readyz`), and `reset`:
 /// something was missed, load again what you show. Each is sent after the change it tells of and has an `id`; a client
 /// that comes back with `Last-Event-ID` gets a `reset` if anything happened meanwhile. Other gateways on the same catalogue
 /// have events of their own.
@@ -120,6 +125,7 @@ pub(super) enum EventData {
     Sync(SyncEventView),
     Job(JobView),
     Deletion(DeletionEventView),
+    Health(HealthEventView),
 }
 
 fn frame(heard: Heard) -> Frame {
@@ -169,6 +175,7 @@ fn data_of(event: &Event) -> (&'static str, EventData) {
             let state = state.as_str();
             ("sync", EventData::Sync(SyncEventView { session_id, filename, job_id, state, attempts, error }))
         }
+        Event::Health => ("health", EventData::Health(HealthEventView {})),
         Event::Job(job) => ("job", EventData::Job(job.into())),
         Event::Deletion { session, filename, pending } => {
             let view = DeletionEventView {

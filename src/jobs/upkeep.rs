@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::Services;
+use crate::service::events::Health;
 use crate::storage::breaker::State;
 use crate::storage::chain;
 
@@ -44,6 +45,7 @@ pub async fn run_upkeep(services: Services, interval: Duration) {
             hurry(&services).await;
         }
         was_closed = closed;
+        services.events.look_at(Health { cloud: closed, short });
         tokio::select! {
             () = tokio::time::sleep(interval.min(Duration::from_secs(5))) => {}
             () = stopping.cancelled() => return,

@@ -56,6 +56,8 @@ pub enum Event {
     },
     /// To a job; as it is now.
     Job(JobRecord),
+    /// To the gateway: the cloud or the room on the disk is otherwise than before.
+    Health,
     /// To a recording or a session that was deleted.
     Deletion {
         /// The session.
@@ -65,6 +67,15 @@ pub enum Event {
         /// Stores that have not confirmed it yet.
         pending: StoreSet,
     },
+}
+
+/// What people see of the gateway's health without asking for figures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// Whether the cloud can be used.
+    pub cloud: bool,
+    /// Whether new uploads are refused for want of room.
+    pub short: bool,
 }
 
 /// How far an upload is.
@@ -92,6 +103,7 @@ impl Event {
             Self::Upload { session, .. } | Self::Deletion { session, .. } => Some(session),
             Self::Sync { key, .. } => Some(&key.session),
             Self::Job(job) => job.kind.session(),
+            Self::Health => None,
         }
     }
 }
@@ -120,6 +132,8 @@ struct Shared {
     last: Mutex<u64>,
     sender: broadcast::Sender<(u64, Arc<Event>)>,
     places: Arc<Semaphore>,
+    /// How the gateway was when it was looked at last.
+    health: Mutex<Option<Health>>,
     /// Parents that are going to be told of.
     soon: Mutex<HashSet<String>>,
 }
@@ -131,6 +145,7 @@ impl Default for Events {
             last: Mutex::new(0),
             sender: broadcast::Sender::new(BACKLOG),
             places: Arc::new(Semaphore::new(MOST_LISTENERS)),
+            health: Mutex::new(None),
             soon: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -158,6 +173,14 @@ impl Events {
 
     fn last_id(&self) -> String {
         self.id(*locked(&self.shared.last))
+    }
+
+    /// Tells it if the gateway is otherwise than it was when this was last called.
+    pub fn look_at(&self, health: Health) {
+        let before = locked(&self.shared.health).replace(health);
+        if before.is_some_and(|before| before != health) {
+            self.tell(|| Event::Health);
+        }
     }
 
     /// An upload begins.
