@@ -21,7 +21,9 @@ use crate::http::{Edge, Settings, Via, router};
 use crate::jobs;
 use crate::runtime::tasks::Tasks;
 use crate::runtime::{descriptors, logging, metrics};
+use crate::service::audit::Denials;
 use crate::service::cache::Cache;
+use crate::service::events::Events;
 use crate::service::health::oldest_unsynced_seconds;
 use crate::service::{Rules, Services, Verify};
 use crate::spool::{RESERVE_BYTES, Reserve, Room, Spool, sync_dir};
@@ -115,6 +117,8 @@ impl App {
             room,
             reserve,
             cache,
+            events: Events::default(),
+            denials: Denials::default(),
         };
         let (placed, removed) = services.recover_spool().await.map_err(|error| {
             anyhow::anyhow!("cannot take up what an earlier run left in the spool: {}", chain(&error))

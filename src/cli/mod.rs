@@ -3,14 +3,17 @@
 //! One file a command; each gets typed arguments and prints text or JSON. Exit codes: 0 fine, 1 failures or
 //! differences, 2 usage (a wrong configuration is one). Never any work of the gateway itself in here.
 
+mod audit;
 pub mod check;
 mod client;
 mod config;
 mod form;
+mod jobs;
 mod ls;
 mod migrate;
 mod print;
 mod rm;
+mod sync;
 mod upload;
 
 use std::io;
@@ -75,6 +78,12 @@ enum Command {
     Upload(upload::UploadArgs),
     /// Load a directory tree of old recordings through a running gateway
     Migrate(migrate::MigrateArgs),
+    /// Bring what only the gateway's disk has to the cloud
+    Sync(sync::SyncArgs),
+    /// Look at jobs, try them again, stop them
+    Jobs(jobs::JobsArgs),
+    /// List who changed what
+    Audit(audit::AuditArgs),
     /// List sessions, or the recordings of one
     Ls(ls::LsArgs),
     /// Delete a recording, or a whole session
@@ -149,6 +158,9 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Upload(args) => one_thread(upload::run(&args, &settings)),
         Command::Migrate(args) => one_thread(migrate::run(&args, &settings)),
+        Command::Sync(args) => one_thread(sync::run(&args, &settings)),
+        Command::Jobs(args) => one_thread(jobs::run(&args, &settings)),
+        Command::Audit(args) => one_thread(audit::run(&args, &settings)),
         Command::Ls(args) => one_thread(ls::run(&args, &settings)),
         Command::Rm(args) => one_thread(rm::run(&args, &settings)),
         Command::Config(config::ConfigCommand::Show(args)) => config::show(&args, &settings.load()?),

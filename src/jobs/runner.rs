@@ -99,6 +99,7 @@ async fn run_one(services: &Services, job: &Job, interval: Duration) -> Next {
         }
     };
     metrics::job_tried(kind, outcome);
+    services.tell_job(&job.id).await;
     if let Err(error) = noted {
         tracing::error!(job.kind = kind, job.id = %job.id, error = %chain(&error), "a job's end could not be noted; it will run again");
         return Next::Wait;

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::Services;
+use crate::service::events::Health;
 use crate::storage::breaker::State;
 use crate::storage::chain;
 
@@ -72,6 +73,7 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
             services.bell.send_replace(());
         }
         took_writes = takes_writes;
+        services.events.look_at(Health { cloud: closed, short });
         tokio::select! {
             () = tokio::time::sleep(interval.min(Duration::from_secs(5))) => {}
             () = stopping.cancelled() => return,

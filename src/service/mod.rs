@@ -4,12 +4,15 @@
 //! Each public function says "safe to drop" (the caller may go away at any await and nothing is left behind) or
 //! "runs detached" (it goes on to its end when the caller goes away).
 
+pub mod audit;
 pub mod cache;
 pub mod delete;
 mod disk;
 pub mod download;
 pub mod error;
+pub mod events;
 pub mod health;
+pub mod jobs;
 pub mod list;
 pub mod rebuild;
 pub mod recover;
@@ -56,6 +59,10 @@ pub struct Services {
     pub reserve: Reserve,
     /// Cloud recordings that are played from here.
     pub cache: cache::Cache,
+    /// What happens, for those who listen.
+    pub events: events::Events,
+    /// How many refusals may be noted.
+    pub denials: audit::Denials,
 }
 
 impl Services {

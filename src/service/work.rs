@@ -115,6 +115,7 @@ impl Services {
 
     /// Tries a job once. Safe to drop and to repeat.
     pub async fn try_job(&self, job: &Job) -> Tried {
+        self.tell_job(&job.id).await;
         let done = match &job.kind {
             JobKind::Sync(key) => self.sync_recording(job, key).await,
             JobKind::Delete(key) | JobKind::DeleteLocal(key) => self.resume_deletion(key).await,

@@ -198,8 +198,12 @@ impl Recordings for SqlCatalog {
             jobs::add_deletions(&mut tx, key, recording.stores, &self.gateway).await?;
         } else {
             self.insert(&mut tx, &recording).await?;
-            if arrival.sync {
+            // One that the cloud will not take has a job too, to be retried when somebody made it fit.
+            if arrival.sync || recording.parked_reason.is_some() {
                 jobs::add(&mut tx, "sync", key, Some(&self.gateway), arrival.parent).await?;
+            }
+            if let Some(reason) = &recording.parked_reason {
+                jobs::end_open(&mut tx, "sync", key, "parked", Some(reason)).await?;
             }
         }
         let uploaded = Change { after: recording.sha256, ..Change::of(Action::Uploaded, key) };

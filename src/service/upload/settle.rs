@@ -22,6 +22,7 @@ struct Complete {
     meta: ObjectMeta,
     leg: Option<CloudLeg>,
     respond_async: bool,
+    parent_job: Option<String>,
     fingerprint: String,
     leftovers: Leftovers,
     /// The keyed request, while its answer may still have to be taken back.
@@ -42,7 +43,11 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         if earlier.fingerprint != fingerprint {
             return Err(ServiceError::RequestDiffers);
         }
-        return serde_json::from_str(&earlier.answer).map_err(|_| ServiceError::Unexpected);
+        let receipt = serde_json::from_str(&earlier.answer).map_err(|_| ServiceError::Unexpected);
+        if let Some(events) = incoming.events.take() {
+            events.ended(&receipt);
+        }
+        return receipt;
     }
     let leg = file.leg.take();
     let complete = Complete {
@@ -57,6 +62,7 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         },
         leg,
         respond_async: incoming.options.respond_async,
+        parent_job: incoming.options.parent_job.take(),
         fingerprint,
         request: None,
         leftovers: std::mem::replace(&mut incoming.leftovers, Leftovers::none(&incoming.services)),
@@ -66,7 +72,15 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
     };
     let tasks = incoming.services.tasks.clone();
     // The client may go away now; the recording is complete and will be kept.
-    tasks.spawn(complete.keep()).await.unwrap_or(Err(ServiceError::Unexpected))
+    let events = incoming.events.take();
+    let keep = async move {
+        let receipt = complete.keep().await;
+        if let Some(events) = events {
+            events.ended(&receipt);
+        }
+        receipt
+    };
+    tasks.spawn(keep).await.unwrap_or(Err(ServiceError::Unexpected))
 }
 
 impl Complete {
@@ -271,7 +285,7 @@ impl Complete {
             recording,
             name_from: from.map(|from| (&self.stem, from)),
             sync: matches!(landed, Landed::CloudUnavailable | Landed::Early),
-            parent: None,
+            parent: self.parent_job.as_deref(),
             request: self.request.as_ref().map(|request| (request, self.fingerprint.as_str())),
             answer: &answer,
         };
