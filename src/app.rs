@@ -111,6 +111,7 @@ impl App {
             bell: watch::Sender::new(()),
             rules: Arc::new(rules(config, advertised)?),
             upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
+            verifying: Arc::new(Semaphore::new(1)),
             room,
             reserve,
             cache,

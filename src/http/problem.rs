@@ -204,6 +204,12 @@ impl From<ServiceError> for Problem {
                 "idempotency_key_reused",
                 "This Idempotency-Key was used for another recording; send this one under a key of its own.",
             ),
+            ServiceError::VerifyRunning => problem(
+                S::CONFLICT,
+                "verify_running",
+                "Another verification is running; start this one when it is done.",
+            )
+            .retry_after(60),
             ServiceError::Cloud(_) => problem(
                 S::BAD_GATEWAY,
                 "cloud_unavailable",

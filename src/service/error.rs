@@ -51,6 +51,9 @@ pub enum ServiceError {
     /// The idempotency key was used for something else.
     #[error("the idempotency key was used for another recording")]
     RequestDiffers,
+    /// Another verification is running.
+    #[error("another verification is running")]
+    VerifyRunning,
     /// The cloud is needed and cannot be used.
     #[error("the cloud is needed and cannot be used")]
     Cloud(#[source] PrimaryError),
