@@ -114,6 +114,7 @@ impl App {
             put_off: Arc::default(),
             rules: Arc::new(rules(config, advertised)?),
             upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
+            verifying: Arc::new(Semaphore::new(1)),
             room,
             reserve,
             cache,

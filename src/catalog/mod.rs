@@ -101,6 +101,23 @@ pub struct Peer {
     pub seen_at: OffsetDateTime,
 }
 
+/// A row that is to be put right.
+#[derive(Clone, Copy, Debug)]
+pub struct Mend<'a> {
+    /// The row as it was found.
+    pub before: &'a Recording,
+    /// Where its copies are instead.
+    pub stores: StoreSet,
+    /// What that promises.
+    pub durability: Durability,
+    /// Whether it is to be brought to the cloud; then it is parked no longer.
+    pub sync: bool,
+    /// Digest of the copy that was wrong, as far as it is known.
+    pub found: Option<ContentDigest>,
+    /// What was wrong, for the audit.
+    pub detail: &'a str,
+}
+
 /// Which syncs to queue.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct QueueSyncs<'a> {
@@ -216,6 +233,9 @@ pub trait Recordings: Send + Sync {
     /// The recording that came in by this upload.
     async fn get_by_upload(&self, upload_id: &str) -> Result<Option<Recording>, CatalogError>;
 
+    /// Every session that has a recording, a tombstone, a reserved name or open work, by name.
+    async fn sessions(&self) -> Result<Vec<SessionId>, CatalogError>;
+
     /// Everything in the scope, at one moment.
     async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
 
@@ -229,6 +249,10 @@ pub trait Recordings: Send + Sync {
         sha256: ContentDigest,
         by: &Origin,
     ) -> Result<bool, CatalogError>;
+
+    /// Puts a row right that was found to be `mend.before`: where its copies are, and why they go no further. Nothing
+    /// is changed, and the answer is `false`, if the row is another by now.
+    async fn mend(&self, mend: Mend<'_>, by: &Origin) -> Result<bool, CatalogError>;
 
     /// Notes why it cannot go to the cloud: it is damaged, or its name is taken. Its sync job stays parked until
     /// somebody asks for it.
@@ -305,6 +329,13 @@ pub trait Jobs: Send + Sync {
 
     /// Ends a parent that has no open child.
     async fn close_parent(&self, id: &str) -> Result<(), CatalogError>;
+
+    /// What is to be done in a session, or with one recording of it.
+    async fn open_jobs(
+        &self,
+        session: &SessionId,
+        filename: Option<&Filename>,
+    ) -> Result<Vec<JobRecord>, CatalogError>;
 
     /// One job.
     async fn get_job(&self, id: &str) -> Result<Option<JobRecord>, CatalogError>;

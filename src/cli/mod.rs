@@ -15,6 +15,7 @@ mod print;
 mod rm;
 mod sync;
 mod upload;
+mod verify;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -88,6 +89,8 @@ enum Command {
     Ls(ls::LsArgs),
     /// Delete a recording, or a whole session
     Rm(rm::RmArgs),
+    /// Compare catalogue, bucket and disk, and repair what can be repaired
+    Verify(verify::VerifyArgs),
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -163,6 +166,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Audit(args) => one_thread(audit::run(&args, &settings)),
         Command::Ls(args) => one_thread(ls::run(&args, &settings)),
         Command::Rm(args) => one_thread(rm::run(&args, &settings)),
+        Command::Verify(args) => one_thread(verify::run(&args, &settings)),
         Command::Config(config::ConfigCommand::Show(args)) => config::show(&args, &settings.load()?),
         Command::Openapi => print::text(&http::openapi::document()),
         Command::Completions { shell } => {

@@ -17,6 +17,7 @@ pub mod range;
 mod recordings;
 pub mod server;
 mod uploads;
+mod verify;
 mod views;
 
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Edge, audit, content, events, jobs, operations, recordings, uploads};
+use super::{Edge, audit, content, events, jobs, operations, recordings, uploads, verify};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,6 +40,7 @@ pub(super) fn routes() -> OpenApiRouter<Edge> {
         .routes(routes!(operations::get_metrics))
         .routes(routes!(operations::get_version))
         .routes(routes!(operations::get_limits))
+        .routes(routes!(verify::verify))
 }
 
 /// The document as JSON text.

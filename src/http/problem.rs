@@ -226,6 +226,12 @@ impl From<ServiceError> for Problem {
                 "Too many are following events; ask again later, or ask the lists instead.",
             )
             .retry_after(15),
+            ServiceError::VerifyRunning => problem(
+                S::CONFLICT,
+                "verify_running",
+                "Another verification is running; start this one when it is done.",
+            )
+            .retry_after(60),
             ServiceError::Cloud(_) => problem(
                 S::BAD_GATEWAY,
                 "cloud_unavailable",

@@ -66,6 +66,9 @@ pub enum ServiceError {
     /// All places for listeners are taken.
     #[error("too many listen to events")]
     TooManyListeners,
+    /// Another verification is running.
+    #[error("another verification is running")]
+    VerifyRunning,
     /// The cloud is needed and cannot be used.
     #[error("the cloud is needed and cannot be used")]
     Cloud(#[source] PrimaryError),

@@ -18,6 +18,7 @@ pub mod rebuild;
 pub mod recover;
 mod sync;
 pub mod upload;
+pub mod verify;
 pub mod work;
 
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub struct Services {
     pub rules: Arc<Rules>,
     /// Uploads that may run at once.
     pub upload_slots: Arc<tokio::sync::Semaphore>,
+    /// Held by the one verification that runs.
+    pub verifying: Arc<tokio::sync::Semaphore>,
     /// Room on the disk and who was promised it.
     pub room: Room,
     /// Room that the catalogue gets when the disk is full.

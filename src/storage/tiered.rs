@@ -3,6 +3,7 @@
 //!
 //! Reads and writes have a breaker each: a bucket that lists well may still refuse every upload.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::{
     StorageError, chain,
 };
 use crate::domain::merge::StoredObject;
-use crate::domain::{ObjectKey, StoreKind};
+use crate::domain::{ObjectKey, SessionId, StoreKind};
 use crate::spool::SpoolReader;
 
 /// A transfer whose last block left longer ago is not moving.
@@ -340,6 +341,12 @@ impl TieredStore {
         };
         let (primary, fallback) = tokio::join!(primary, self.fallback.list(scope));
         Listing { primary, fallback }
+    }
+
+    /// The sessions of the primary.
+    pub async fn primary_sessions(&self) -> Result<BTreeSet<SessionId>, PrimaryError> {
+        let primary = self.primary()?;
+        asked(&primary.reads, primary.store.sessions()).await
     }
 
     /// Asks both for one object, as a listing of at most one.

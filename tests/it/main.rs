@@ -39,4 +39,5 @@ mod sync;
 mod tidy;
 mod two_gateways;
 mod upload;
+mod verify;
 mod wire;

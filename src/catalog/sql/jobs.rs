@@ -11,7 +11,7 @@ use crate::catalog::{
     Action, Change, Changed, Children, Job, JobKind, JobQuery, JobRecord, JobState, Jobs, Origin, QueueSyncs,
     Work,
 };
-use crate::domain::{GatewayId, ObjectKey, SessionId, StoreSet};
+use crate::domain::{Filename, GatewayId, ObjectKey, SessionId, StoreSet};
 
 /// Why a recording whose sync was cancelled is not in the cloud.
 const CANCELLED: &str = "its sync was cancelled; retry the job to send it";
@@ -498,6 +498,21 @@ impl Jobs for SqlCatalog {
         let mut tx = self.begin().await?;
         end_parent(&mut tx, id).await?;
         Ok(tx.commit().await?)
+    }
+
+    async fn open_jobs(&self, session: &SessionId, filename: Option<&Filename>) -> Result<Vec<JobRecord>> {
+        // The kinds are named so that the index of open jobs, which begins with them, is used.
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {JOB_COLUMNS} FROM jobs WHERE state = 'open'
+                 AND kind IN ('sync', 'delete', 'delete_local', 'delete_session')
+                 AND session_id = $1 AND ($2 = '' OR filename = $2) ORDER BY id"
+        )))
+        .bind(session.as_str())
+        .bind(filename.map_or("", |filename| filename.as_str()))
+        .fetch_all(&mut *self.snapshot().await?)
+        .await?;
+        let now = now_us();
+        rows.iter().map(|row| record_of(row, now)).collect()
     }
 
     async fn get_job(&self, id: &str) -> Result<Option<JobRecord>> {

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of};
+use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of};
 use super::{Result, SqlCatalog, Tx, audit, jobs};
 use crate::catalog::{
-    Abandoned, Action, Arrival, CatalogError, Change, Counts, Origin, Recordings, RequestKey, View,
+    Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Origin, Recordings, RequestKey, View,
 };
 use crate::domain::merge::Deleted;
 use crate::domain::recording::micros;
@@ -289,6 +289,17 @@ impl Recordings for SqlCatalog {
         row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
     }
 
+    async fn sessions(&self) -> Result<Vec<SessionId>> {
+        let rows = sqlx::query(
+            "SELECT session_id FROM recordings UNION SELECT session_id FROM tombstones
+             UNION SELECT session_id FROM reservations UNION SELECT session_id FROM session_tombstones
+             UNION SELECT session_id FROM jobs WHERE state = 'open' AND session_id <> '' ORDER BY 1",
+        )
+        .fetch_all(&mut *self.snapshot().await?)
+        .await?;
+        rows.iter().map(session_of).collect()
+    }
+
     async fn view(&self, scope: &ListScope) -> Result<View> {
         // Two texts, so that one session's question uses its index whatever the planner thinks of parameters.
         let (filter, session) = match scope {
@@ -345,6 +356,45 @@ impl Recordings for SqlCatalog {
                 Change { before: before.sha256, after: Some(sha256), ..Change::of(Action::Synced, key) };
             audit::note(&mut tx, &change, by).await?;
         }
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn mend(&self, mend: Mend<'_>, by: &Origin) -> Result<bool> {
+        let (before, key) = (mend.before, &mend.before.key);
+        let mut tx = self.begin_for(&key.session).await?;
+        if self.row(&mut tx, key).await?.as_ref() != Some(before) {
+            return Ok(false);
+        }
+        // A copy on another gateway's disk stays that one's.
+        let holder = match &before.held_by {
+            Some(other) => mend.stores.local.then_some(other.as_str()),
+            None => self.holder(mend.stores),
+        };
+        sqlx::query(
+            "UPDATE recordings SET in_supabase = $3, local_gateway = $4, durability = $5, parked_reason = $6
+             WHERE session_id = $1 AND filename = $2",
+        )
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(i64::from(mend.stores.supabase))
+        .bind(holder)
+        .bind(mend.durability.as_str())
+        .bind(before.parked_reason.as_deref().filter(|_| !mend.sync && !mend.stores.supabase))
+        .execute(&mut *tx)
+        .await?;
+        if mend.sync {
+            jobs::add(&mut tx, "sync", key, Some(&self.gateway), None).await?;
+        } else if !mend.stores.local {
+            jobs::end_open(&mut tx, "sync", key, "done", None).await?;
+        }
+        let change = Change {
+            before: mend.found.or(before.sha256),
+            after: before.sha256,
+            detail: Some(mend.detail),
+            ..Change::of(Action::Repaired, key)
+        };
+        audit::note(&mut tx, &change, by).await?;
         tx.commit().await?;
         Ok(true)
     }

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::cloud::CloudLeg;
 use super::{Incoming, Landed, Leftovers, Receipt, expiry};
-use crate::catalog::{Arrival, RequestKey};
+use crate::catalog::{Action, Arrival, CatalogError, Change, RequestKey};
 use crate::domain::recording::{micros, to_microseconds};
 use crate::domain::{Durability, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
@@ -294,7 +294,10 @@ impl Complete {
             // A connection that broke at the last moment does not tell whether it was written.
             Err(error) => match self.services.catalog.get_by_upload(&recording.upload_id).await {
                 Ok(Some(kept)) => kept,
-                Ok(None) => return Err(error.into()),
+                Ok(None) => {
+                    self.make_sure_of_nothing(&recording.key, &error).await;
+                    return Err(error.into());
+                }
                 Err(_) => {
                     // Nothing is given back or removed: the next start finds out what was promised.
                     self.source.leave();
@@ -316,6 +319,24 @@ impl Complete {
             }
         }
         Ok(receipt(&kept))
+    }
+}
+
+impl Complete {
+    /// A commit that failed may be on the disk all the same: not valid now, but a crash would make it count. The next
+    /// change that is flushed takes its place, so one is made. If that fails too, the bytes stay in the spool: the
+    /// next start then finds row and bytes, or no row and removes them; never a row alone.
+    async fn make_sure_of_nothing(&self, key: &ObjectKey, error: &CatalogError) {
+        // These failed before anything was flushed.
+        if matches!(error, CatalogError::Taken(_) | CatalogError::Full(_)) {
+            return;
+        }
+        let (session, detail) = (&key.session, Some("the upload could not be kept"));
+        let refused =
+            Change { action: Action::Denied, session, filename: None, before: None, after: None, detail };
+        if self.services.catalog.note(refused, &self.services.origin).await.is_err() {
+            self.source.leave();
+        }
     }
 }
 
