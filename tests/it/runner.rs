@@ -242,35 +242,31 @@ async fn a_job_waits_as_long_as_the_cloud_asks_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_sync_goes_on_after_a_restart_where_it_was() {
     let cloud = FakeSupabase::start().await;
-    let settings = [("supabase.resumable_from", "1MiB"), ("supabase.idle_timeout", "20s")];
+    let proxy = WireProxy::start(cloud.address());
+    let url = proxy.url();
+    let settings = [
+        ("supabase.url", url.as_str()),
+        ("supabase.resumable_from", "1MiB"),
+        ("supabase.idle_timeout", "60s"),
+    ];
     let gateway = Gateway::with_cloud_and(&cloud, &settings).await;
-    let slow = cloud.fault(Fault::SlowRead(6_000_000), Matcher::any().method("PATCH"));
+    proxy.becomes(Wire::BlackHole(8 << 20));
     let bytes = webm(24 << 20, 1);
     let path = keep(&gateway, "s", &bytes).await;
-    eventually("a part is there", async || {
-        pieces(&cloud, "PATCH").first().is_some_and(|piece| piece.body_len > 6 << 20)
-    })
-    .await;
-    let gateway = gateway.restart().await;
-    slow.remove();
+    eventually("a third of it is there, and no more comes", async || proxy.broken() == 1).await;
+    assert_eq!((pieces(&cloud, "PATCH").len(), cloud.open_uploads()), (1, 1));
+    let dir = gateway.stop().await;
+    proxy.becomes(Wire::Well);
+    let mut settings: Vec<(String, String)> =
+        settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    settings.splice(0..0, cloud_settings(&cloud));
+    let gateway = Gateway::start_in(dir, settings).await;
     reaches_the_bucket(&gateway, &cloud, &path, &bytes).await;
-    eprintln!(
-        "{:?}",
-        cloud
-            .requests()
-            .iter()
-            .filter(|r| r.path.contains("resumable"))
-            .map(|r| (
-                r.method.clone(),
-                r.path.len(),
-                r.status,
-                r.body_len,
-                r.header("upload-offset").map(str::to_owned)
-            ))
-            .collect::<Vec<_>>()
-    );
     assert_eq!(pieces(&cloud, "POST").len(), 1, "it was begun once");
-    let received: u64 = pieces(&cloud, "PATCH").iter().map(|piece| piece.body_len).sum();
+    let sent = pieces(&cloud, "PATCH");
+    let offset: u64 = sent[1].header("upload-offset").unwrap().parse().unwrap();
+    assert!(offset > 6 << 20, "it went on from {offset}");
+    let received: u64 = sent.iter().map(|piece| piece.body_len).sum();
     assert_eq!(received, 24 << 20, "nothing was sent that had arrived");
     let job = job_of(&gateway, &path).await;
     assert_eq!((job.state, job.attempts), (JobState::Done, 1), "to be stopped is no try");
