@@ -470,6 +470,7 @@ const steps = {
       await page.evaluate(() => document.querySelector('.recording [aria-expanded="true"]')?.click());
       await row.locator('.places').click();
       assert.match(await row.locator('[data-part="promise"]').textContent(), /stays here and is not sent to the cloud: .{10,}/);
+      await page.evaluate(() => document.querySelector('#cloudward').scrollIntoView({ block: 'end' }));
       await page.screenshot({ path: join(work, `${name}.png`) });
       await want('allow');
       await page.locator(button).press('Enter');
