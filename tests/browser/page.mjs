@@ -1,20 +1,24 @@
-// Drives the gateway's own page in a real Chromium: `node page.mjs BASE_URL WORKDIR`.
+// Drives the gateway's own page in a real Chromium: `node page.mjs BASE_URL WORKDIR [cloud]`.
 //
 // Records a WebM from the browser's fake camera, then does with it what a person does: send, list, play,
 // seek, copy, delete by keyboard. Prints `ok <step>` for each step and exits with 1 at the first one that
 // fails. Leaves fake-camera.webm and screenshots in WORKDIR. The gateway needs nothing but its defaults.
+//
+// With `cloud`, whoever started it plays the cloud's master: a printed line `want away` (back, refuse, allow) asks
+// for that, and a line on stdin says that it is so.
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
 
 const { chromium } = createRequire(new URL('../js/', import.meta.url))('playwright-core');
 
-const [baseArgument, workArgument] = process.argv.slice(2);
+const [baseArgument, workArgument, cloudArgument] = process.argv.slice(2);
 if (!baseArgument || !workArgument) {
-  console.error('usage: node page.mjs BASE_URL WORKDIR');
+  console.error('usage: node page.mjs BASE_URL WORKDIR [cloud]');
   process.exit(2);
 }
 const base = new URL('/', baseArgument).href;
@@ -27,6 +31,14 @@ const PATIENCE_MS = 15_000;
 const run = Date.now().toString(36);
 const SESSION = `page_${run}`;
 const RECORDING = join(work, 'fake-camera.webm');
+
+const answers = cloudArgument === 'cloud' ? createInterface({ input: process.stdin })[Symbol.asyncIterator]() : null;
+
+/** Has the cloud made so; only with `cloud`. */
+async function want(what) {
+  console.log(`want ${what}`);
+  assert.equal((await answers.next()).done, false, 'nobody plays the cloud');
+}
 
 /** Complaints of the browser: everything here fails the run. */
 const complaints = [];
@@ -411,6 +423,64 @@ const steps = {
     assert.equal(await page.locator('#more').isVisible(), false);
     assert.equal(await page.evaluate(() => document.activeElement.closest('.recording')?.dataset.filename), 'made_50 #%?.webm');
     await page.unroute('**/recordings/*/list?*');
+  },
+
+  async 'what waits for the cloud is shown, and moves there, without a reload'() {
+    if (!answers) return;
+    await openSession(`${SESSION}_live`);
+    await page.waitForFunction(async () => (await import(new URL('assets/live.js', location.href).href)).flowing());
+    await page.evaluate(() => { globalThis.stayed = true; });
+    await want('away');
+    await page.setInputFiles('#files', { name: 'waits.wav', mimeType: 'audio/wav', buffer: wav(1) });
+    await uploadOf('waits.wav').locator('[data-part="state"]', { hasText: 'Kept locally' }).waitFor();
+    const row = page.locator('.recording', { hasText: 'waits.wav' });
+    await row.locator('.chip.waiting').waitFor();
+    await page.locator('#cloudward-line', { hasText: /waits for the cloud|to send/ }).waitFor();
+    // Told by somebody else, it is shown as soon.
+    const form = new FormData();
+    form.append('recording', new Blob([wav(2)], { type: 'audio/wav' }), 'from-elsewhere.wav');
+    assert.equal((await fetch(`${base}recordings/upload/${SESSION}_live`, { method: 'POST', body: form })).status, 200);
+    await page.locator('.recording', { hasText: 'from-elsewhere.wav' }).waitFor({ timeout: 6000 });
+    await page.locator('#cloudward-line', { hasText: /^2 recordings are kept here|1 recording is kept here/ }).waitFor();
+    await page.screenshot({ path: join(work, 'waiting.png') });
+    await want('back');
+    await page.waitForFunction(() => document.querySelectorAll('.recording .chip.cloud').length === 2 && !document.querySelector('.chip.waiting'));
+    await uploadOf('waits.wav').locator('[data-part="state"]', { hasText: 'In the cloud' }).waitFor();
+    await page.locator('#cloudward').waitFor({ state: 'hidden' });
+    assert.equal(await page.evaluate(() => globalThis.stayed), true, 'the page was loaded again');
+    const asked = [];
+    const note = (request) => asked.push(request.url());
+    page.on('request', note);
+    await page.evaluate(() => new Promise((done) => { setTimeout(done, 3000); }));
+    asked.length = 0;
+    await page.evaluate(() => new Promise((done) => { setTimeout(done, 16_000); }));
+    page.off('request', note);
+    assert.deepEqual(asked, [], 'it polls although events flow');
+  },
+
+  async 'what is parked says why and is tried again'() {
+    if (!answers) return;
+    for (const [name, button] of [['parked-one.wav', '#cloudward .job button'], ['parked-two.wav', '.recording [data-part="again"]:not([hidden])']]) {
+      await want('refuse');
+      await page.setInputFiles('#files', { name, mimeType: 'audio/wav', buffer: wav(1) });
+      const row = page.locator('.recording', { hasText: name });
+      await row.locator('.chip.parked').waitFor();
+      const job = page.locator('#cloudward .job[data-state="parked"]');
+      await job.locator('.note', { hasText: /Parked: .{10,}/ }).waitFor();
+      await page.evaluate(() => document.querySelector('.recording [aria-expanded="true"]')?.click());
+      await row.locator('.places').click();
+      assert.match(await row.locator('[data-part="promise"]').textContent(), /stays here and is not sent to the cloud: .{10,}/);
+      await page.evaluate(() => document.querySelector('#cloudward').scrollIntoView({ block: 'end' }));
+      await page.screenshot({ path: join(work, `${name}.png`) });
+      await want('allow');
+      await page.locator(button).press('Enter');
+      await row.locator('.chip.cloud').waitFor();
+      assert.equal(await row.locator('[data-part="again"]').isVisible(), false);
+      await page.locator('#cloudward').waitFor({ state: 'hidden' });
+      const lost = await page.evaluate(() => document.activeElement === document.body);
+      assert.equal(lost, false, 'the focus was lost with the button');
+    }
+    await fetch(`${base}recordings/${SESSION}_live`, { method: 'DELETE' });
   },
 
   async 'whole session is deleted'() {

@@ -7,10 +7,10 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 
 use crate::support::cloud::dripping_form;
-use crate::support::eventually;
 use crate::support::fake_supabase::FakeSupabase;
 use crate::support::gateway::{Gateway, within};
 use crate::support::media::webm;
+use crate::support::{PATIENCE, eventually};
 
 /// One event as it came.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +56,10 @@ impl Reader {
     }
 
     async fn next(&mut self) -> Option<Heard> {
+        // Comments come in any case, so waiting for bytes alone would wait for ever.
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "nothing is told");
             let block = self.block().await?;
             let mut heard = Heard::default();
             for line in block.lines() {
@@ -80,7 +83,9 @@ impl Reader {
     /// Reads on until it was told so; returns all it heard on the way.
     async fn until(&mut self, reached: impl Fn(&Heard) -> bool) -> Vec<Heard> {
         let mut all = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < deadline, "not told; heard {all:#?}");
             let heard = self.next().await.unwrap_or_else(|| panic!("it ended; heard {all:#?}"));
             all.push(heard);
             if all.last().is_some_and(&reached) {
@@ -147,8 +152,9 @@ async fn an_upload_that_breaks_off_is_told_as_failed_and_its_way_once_a_second()
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     sending.abort();
-    drop(pieces);
     let heard = reader.until(is("upload", "failed")).await;
+    // Not before: the form would have ended in order.
+    drop(pieces);
     let told = heard.iter().filter(|heard| is("upload", "receiving")(heard)).count();
     assert!((1..=3).contains(&told), "{told} in 2.5 seconds: {heard:#?}");
     assert!(heard.iter().all(|heard| heard.data["session_id"] == "slow"), "only of its session: {heard:#?}");

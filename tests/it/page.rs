@@ -3,12 +3,15 @@
 //!
 //! Apart because it needs node, Chromium, curl and `npm ci` in `tests/js`; without them the suite is skipped by name.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::support::fake_supabase::FakeSupabase;
+use crate::support::cloud::uploads;
+use crate::support::fake_supabase::{FakeSupabase, Fault};
 use crate::support::gateway::Gateway;
 use crate::support::media::sha256;
 use crate::support::skip::skip_or_fail;
@@ -22,7 +25,7 @@ async fn it_works_without_a_cloud() {
     }
     let gateway = Gateway::local().await;
     let work = tempfile::tempdir().unwrap();
-    let recording = drive(&gateway.url, work.path()).await;
+    let recording = drive(&gateway.url, work.path(), None).await;
     let bytes = std::fs::read(&recording).unwrap();
     for order in [FILE_FIRST, FILE_LAST] {
         let (path, name) = send(&gateway, &recording, order).await;
@@ -42,10 +45,10 @@ async fn it_works_with_a_cloud() {
     if let Some(missing) = missing() {
         return skip_or_fail("page", &missing);
     }
-    let cloud = FakeSupabase::start().await;
+    let cloud = Arc::new(FakeSupabase::start().await);
     let gateway = Gateway::with_cloud(&cloud).await;
     let work = tempfile::tempdir().unwrap();
-    let recording = drive(&gateway.url, work.path()).await;
+    let recording = drive(&gateway.url, work.path(), Some(cloud.clone())).await;
     let bytes = std::fs::read(&recording).unwrap();
     for order in [FILE_FIRST, FILE_LAST] {
         let (path, name) = send(&gateway, &recording, order).await;
@@ -90,17 +93,64 @@ async fn curl(arguments: &[&str]) -> Vec<u8> {
     done.stdout
 }
 
-/// Drives the page through everything a person does there; returns the recording it made.
-async fn drive(url: &str, work: &Path) -> PathBuf {
+/// Drives the page through everything a person does there; returns the recording it made. With a cloud, that does what
+/// the script wants of it.
+async fn drive(url: &str, work: &Path, cloud: Option<Arc<FakeSupabase>>) -> PathBuf {
     let script = root().join("tests/browser/page.mjs");
-    let done = run(Command::new("node").arg(script).arg(url).arg(work)).await;
-    let told = format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    assert!(done.status.success(), "{told}");
+    let mut command = Command::new("node");
+    command.arg(script).arg(url).arg(work);
+    if cloud.is_some() {
+        command.arg("cloud");
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let runtime = tokio::runtime::Handle::current();
+    let driven = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().expect("node starts");
+        let mut stdin = child.stdin.take().unwrap();
+        let mut told = String::new();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if let (Some(wish), Some(cloud)) = (line.strip_prefix("want "), &cloud) {
+                runtime.block_on(grant(cloud, wish));
+                writeln!(stdin, "done").unwrap();
+            }
+            told.push_str(&line);
+            told.push('\n');
+        }
+        child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        (child.wait().unwrap(), told)
+    });
+    let (status, told) = driven.await.unwrap();
+    assert!(status.success(), "{told}");
     assert!(
         told.contains("ok browser had nothing to complain about"),
         "it ended before its last step: {told}"
     );
+    if let Some(place) = std::env::var_os("PAGE_PICTURES") {
+        keep_pictures(work, Path::new(&place));
+    }
     work.join("fake-camera.webm")
+}
+
+async fn grant(cloud: &FakeSupabase, wish: &str) {
+    match wish {
+        "away" => cloud.stop().await,
+        "back" => cloud.restart_on_same_port().await,
+        "refuse" => drop(cloud.fault(Fault::policy_refusal(), uploads())),
+        "allow" => cloud.clear_faults(),
+        other => panic!("the script wants {other}"),
+    }
+}
+
+/// For people who want to see what the page looked like.
+fn keep_pictures(work: &Path, place: &Path) {
+    std::fs::create_dir_all(place).unwrap();
+    for entry in std::fs::read_dir(work).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ext| ext == "png") {
+            std::fs::copy(&path, place.join(path.file_name().unwrap())).unwrap();
+        }
+    }
 }
 
 /// Runs a program without keeping the gateway under test from its thread.

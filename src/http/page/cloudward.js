@@ -39,10 +39,11 @@ function show(plan, running, parked) {
   if (plan.parked > 0) line.push(`${count(plan.parked, 'recording')} ${plan.parked === 1 ? 'is' : 'are'} parked.`);
   setText(byId('cloudward-line'), line.join(' '));
 
+  const group = byId('cloudward');
+  const hadFocus = group.contains(document.activeElement);
   const jobs = new Map([...running, ...parked].map((job) => [job.id, job]));
   for (const [id, { element }] of rows) {
     if (jobs.has(id)) continue;
-    if (element.contains(document.activeElement)) byId('cloudward-heading').focus();
     element.remove();
     rows.delete(id);
   }
@@ -50,16 +51,20 @@ function show(plan, running, parked) {
     if (!rows.has(id)) rows.set(id, row());
     const { element, update } = rows.get(id);
     update(job);
-    byId('cloudward-jobs').append(element);
+    // Moving an element takes its focus away.
+    if (element.parentElement === null) byId('cloudward-jobs').append(element);
   }
-  byId('cloudward').hidden = plan.count === 0 && plan.parked === 0 && jobs.size === 0;
+  group.hidden = plan.count === 0 && plan.parked === 0 && jobs.size === 0;
+  const lost = !document.activeElement?.isConnected || document.activeElement === document.body || document.activeElement.closest('[hidden]');
+  if (hadFocus && lost) byId(group.hidden ? 'shelf-heading' : 'cloudward-heading').focus();
 }
 
 function row() {
   const { element, parts } = fromTemplate('job-row');
   let job = null;
   parts.retry.addEventListener('click', async () => {
-    parts.retry.disabled = true;
+    if (parts.retry.ariaBusy === 'true') return;
+    parts.retry.ariaBusy = 'true'; // not disabled: that would drop the focus
     try {
       await api.retryJob(job.id);
       announce(`${job.filename} is tried again.`);
@@ -67,7 +72,7 @@ function row() {
       setText(parts.state, error instanceof Problem ? error.detail : String(error));
     }
     await look();
-    parts.retry.disabled = false;
+    parts.retry.ariaBusy = 'false';
   });
   function update(now) {
     job = now;

@@ -155,6 +155,6 @@ byId('skip').addEventListener('click', (event) => {
 follow();
 let config = {};
 startHealth(() => config.cloud_configured);
-startCloudward();
 startLive();
 config = await readConfig();
+if (config.cloud_configured !== false) startCloudward();

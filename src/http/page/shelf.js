@@ -174,14 +174,15 @@ function copyAddress(item, button) {
 
 async function tryAgain(item, button) {
   const { session } = view;
-  button.disabled = true;
+  if (button.ariaBusy === 'true') return;
+  button.ariaBusy = 'true'; // not disabled: that would drop the focus
   try {
     await api.tryAgain(session, item.filename);
     announce(`${item.original_filename || item.filename} is tried again.`);
   } catch (problem) {
     tell(problem.detail, problem.requestId);
   }
-  button.disabled = false;
+  button.ariaBusy = 'false';
   if (view?.session === session) await refresh();
 }
 

@@ -2,6 +2,7 @@
 // cancel and retry. What a row says about an outcome is decided here and nowhere else.
 
 import { announce, byId, fromTemplate, setName, setText } from './dom.js';
+import { listen } from './live.js';
 import { freshKey, Pace, transfer } from './transfer.js';
 import { duration, fileFault, size } from './words.js';
 
@@ -18,6 +19,13 @@ export function startUploads({ stored }) {
   byId('queue-clear').addEventListener('click', () => {
     for (const entry of [...entries]) if (entry.state === 'done') discard(entry);
     byId('files').focus();
+  });
+  listen((name, { state, session_id, filename }) => {
+    if (name !== 'sync' || state !== 'done') return;
+    const entry = [...entries].find((sent) => sent.state === 'done' && sent.session === session_id && sent.filename === filename);
+    if (!entry) return;
+    show(entry, 'done', 'In the cloud', `Recording moved to Supabase: ${filename}`);
+    entry.element.dataset.place = 'home';
   });
   addEventListener('beforeunload', (event) => {
     if ([...entries].some(isActive)) event.preventDefault();
@@ -105,6 +113,7 @@ function pacing(bytes, total, perSecond) {
 }
 
 function finish(entry, answer) {
+  entry.filename = answer.filename;
   const inCloud = answer.storage_type === 'supabase';
   show(entry, 'done', inCloud ? 'In the cloud' : 'Kept locally', answer.message);
   // Without a cloud the disk is where recordings belong; with one it is second best.
