@@ -62,7 +62,10 @@ pub(super) async fn run(args: &VerifyArgs, settings: &Settings) -> anyhow::Resul
     }
     bar.finish_and_clear();
     if last["type"] == "failed" {
-        anyhow::bail!("the gateway could not go on: {}", last["detail"].as_str().unwrap_or("no reason given"));
+        anyhow::bail!(
+            "the gateway could not go on: {}",
+            last["detail"].as_str().unwrap_or("no reason given")
+        );
     }
     anyhow::ensure!(last["type"] == "summary", "the gateway stopped before it was done; verify again");
     if !args.gateway.json {

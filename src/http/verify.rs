@@ -224,7 +224,9 @@ pub(super) async fn verify(
     let said: VerifyQuery = match body.is_empty() {
         true => VerifyQuery::default(),
         false => serde_json::from_slice(&body).map_err(|_| {
-            invalid("Send a JSON object with session_id, digests, repair and forget_lost, each of them optional.")
+            invalid(
+                "Send a JSON object with session_id, digests, repair and forget_lost, each of them optional.",
+            )
         })?,
     };
     let events = services.verify(said.over(query).options()?)?;

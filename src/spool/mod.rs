@@ -135,7 +135,12 @@ impl Spool {
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
         let jobs = std::thread::available_parallelism().map_or(2, usize::from) * 4;
-        Ok(Self { dir, blocks: BlockPool::default(), gate: Arc::new(Semaphore::new(jobs)), held: Arc::default() })
+        Ok(Self {
+            dir,
+            blocks: BlockPool::default(),
+            gate: Arc::new(Semaphore::new(jobs)),
+            held: Arc::default(),
+        })
     }
 
     /// Files in the spool; before the first upload those are what an earlier process left. Blocking for one listing.
@@ -152,11 +157,7 @@ impl Spool {
             if metadata.is_file() {
                 let upload_id =
                     entry.file_name().to_str().and_then(|name| name.strip_prefix(FORM)).map(str::to_owned);
-                leftovers.push(Leftover {
-                    upload_id,
-                    size_bytes: metadata.len(),
-                    path: entry.path(),
-                });
+                leftovers.push(Leftover { upload_id, size_bytes: metadata.len(), path: entry.path() });
             }
         }
         Ok(leftovers)

@@ -120,6 +120,7 @@ async fn finds_and_heals(
     assert_eq!(repairs(gateway).await - noted, expected.len() - adopted.count(), "each is in the audit");
 
     eventually("the work it left is done", async || {
+        hurry(gateway).await;
         gateway.services.catalog.counts().await.unwrap().jobs == 0
     })
     .await;
@@ -136,15 +137,20 @@ async fn upload(gateway: &Gateway, session: &str, seed: u64) -> (String, Vec<u8>
     (answer["file_path"].as_str().unwrap().to_owned(), bytes)
 }
 
+/// What failed a moment ago is tried again now.
+async fn hurry(gateway: &Gateway) {
+    let now = i64::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).unwrap();
+    gateway.services.catalog.hurry_jobs(now).await.unwrap();
+    gateway.services.bell.send_replace(());
+}
+
 /// A recording that is in the bucket and here.
 async fn in_both(gateway: &Gateway, cloud: &FakeSupabase, seed: u64) -> (String, Vec<u8>) {
     let fault = cloud.fault(Fault::internal_error(), uploads());
     let (path, bytes) = upload(gateway, "s", seed).await;
     fault.remove();
     eventually("it is in both", async || {
-        let now = i64::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).unwrap();
-        gateway.services.catalog.hurry_jobs(now).await.unwrap();
-        gateway.services.bell.send_replace(());
+        hurry(gateway).await;
         rows(gateway, "s").await.iter().any(|row| {
             row["file_path"] == path.as_str() && row["stores"] == serde_json::json!(["supabase", "local"])
         })
@@ -403,8 +409,7 @@ async fn repairs_beside_live_traffic_do_no_harm() {
     let repairing = async {
         let mut runs = 0;
         while !over.is_cancelled() {
-            let options =
-                VerifyOptions { repair: true, forget_lost: true, read: runs % 2 == 0, ..at_once() };
+            let options = VerifyOptions { repair: true, forget_lost: true, read: runs % 2 == 0, ..at_once() };
             let (findings, _) = verify(&gateway, &options).await;
             assert!(findings.iter().all(|f| !f.lost && f.word.as_str() != "different"), "{findings:#?}");
             runs += 1;
@@ -420,7 +425,9 @@ async fn repairs_beside_live_traffic_do_no_harm() {
                 (0..5).map(|n| upload(&gateway, if n % 2 == 0 { "s" } else { "t" }, round * 10 + n)),
             )
             .await;
-            drop(fault.map(|fault| fault.remove()));
+            if let Some(fault) = fault {
+                fault.remove();
+            }
             for (n, (path, bytes)) in these.into_iter().enumerate() {
                 if n % 2 == 0 {
                     let (status, answer) = gateway.delete(&format!("/recordings/{path}")).await;
@@ -466,7 +473,10 @@ async fn over_http_it_tells_lines_and_runs_once_at_a_time() {
     let (path, _) = upload(&gateway, "s", 1).await;
     cloud.remove_object(BUCKET, &path);
     let response = gateway.request("POST", "/verify?session_id=s").send().await.unwrap();
-    assert_eq!((response.status(), &response.headers()["content-type"]), (200.try_into().unwrap(), &"application/x-ndjson".parse().unwrap()));
+    assert_eq!(
+        (response.status(), &response.headers()["content-type"]),
+        (200.try_into().unwrap(), &"application/x-ndjson".parse().unwrap())
+    );
     let told = lines(response).await;
     let finding = told.iter().find(|line| line["type"] == "finding").unwrap();
     assert_eq!((&finding["word"], &finding["lost"]), (&"missing".into(), &true.into()), "{finding}");

@@ -152,10 +152,10 @@ impl Services {
     /// # Errors
     /// [`ServiceError::VerifyRunning`] while there is another one.
     pub fn verify(&self, options: VerifyOptions) -> Result<mpsc::Receiver<Event>, ServiceError> {
-        let permit =
-            self.verifying.clone().try_acquire_owned().map_err(|_| ServiceError::VerifyRunning)?;
+        let permit = self.verifying.clone().try_acquire_owned().map_err(|_| ServiceError::VerifyRunning)?;
         let (events, told) = mpsc::channel(16);
-        let run = Run { services: self.clone(), options, events, state: Mutex::default(), read: AtomicU64::new(0) };
+        let run =
+            Run { services: self.clone(), options, events, state: Mutex::default(), read: AtomicU64::new(0) };
         self.tasks.spawn(async move {
             let last = match run.everything().await {
                 Ok(()) => Some(Event::Summary(Box::new(run.summary()))),
@@ -324,7 +324,8 @@ impl Run {
         let reserved: HashSet<&ObjectKey> = view.reserved.iter().chain(&later.reserved).collect();
         let jobs = catalog.open_jobs(session, None).await?;
         let syncs: HashSet<&ObjectKey> = jobs.iter().filter_map(|job| job.kind.key()).collect();
-        let rows: HashMap<&ObjectKey, &Recording> = view.recordings.iter().map(|row| (&row.key, row)).collect();
+        let rows: HashMap<&ObjectKey, &Recording> =
+            view.recordings.iter().map(|row| (&row.key, row)).collect();
 
         let listed = cloud.iter().flatten().map(|(key, _)| key).chain(local.keys());
         let keys: BTreeSet<&ObjectKey> = rows.keys().copied().chain(listed).collect();
@@ -355,12 +356,16 @@ impl Run {
             }
             self.tell_progress().await?;
         }
-        for job in jobs.iter().filter(|job| job.state == JobState::Waiting && job.created_at <= self.settled()) {
+        for job in
+            jobs.iter().filter(|job| job.state == JobState::Waiting && job.created_at <= self.settled())
+        {
             if let Some(finding) = self.examine_job(job).await? {
                 self.report(finding).await?;
             }
         }
-        if local.is_empty() && self.services.stores.fallback().empty_session(session, self.settled(), false).await? {
+        if local.is_empty()
+            && self.services.stores.fallback().empty_session(session, self.settled(), false).await?
+        {
             let finding = self.empty_directory(session).await?;
             self.report(finding).await?;
         }
@@ -397,7 +402,13 @@ impl Run {
         Ok(())
     }
 
-    fn finding(&self, key: &ObjectKey, row: Option<&Recording>, verdict: Verdict, treated: Treated) -> Finding {
+    fn finding(
+        &self,
+        key: &ObjectKey,
+        row: Option<&Recording>,
+        verdict: Verdict,
+        treated: Treated,
+    ) -> Finding {
         let what = match (row, verdict.store) {
             (Some(_), _) => "recording",
             (None, Some(StoreKind::Local)) => "file",
