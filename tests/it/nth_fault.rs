@@ -119,10 +119,9 @@ async fn an_upload_without_a_cloud_is_kept_or_refused_at_any_fault() {
     .await;
 }
 
-/// A commit that failed may be on the disk all the same, and a crash makes it count: then there is a row of an upload
-/// that was refused and whose file was removed. reliability 4, 6
+/// A commit that failed may be on the disk all the same, and a crash makes it count. Then the recording is there whole,
+/// although it was refused, or nothing of it is; never a row without its file. reliability 4, 6
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a row whose commit failed and whose file was removed comes back after a crash and is listed as missing"]
 async fn a_crash_on_top_of_a_refused_upload_leaves_nothing_of_it() {
     let Some(rig) = Rig::local(SUITE, &[("storage.min_free", "0"), ("sync.interval", "1h")]) else { return };
     fail_everywhere(

@@ -120,6 +120,7 @@ async fn finds_and_heals(
     assert_eq!(repairs(gateway).await - noted, expected.len() - adopted.count(), "each is in the audit");
 
     eventually("the work it left is done", async || {
+        hurry(gateway).await;
         gateway.services.catalog.counts().await.unwrap().jobs == 0
     })
     .await;
@@ -136,15 +137,20 @@ async fn upload(gateway: &Gateway, session: &str, seed: u64) -> (String, Vec<u8>
     (answer["file_path"].as_str().unwrap().to_owned(), bytes)
 }
 
+/// What failed a moment ago is tried again now.
+async fn hurry(gateway: &Gateway) {
+    let now = i64::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).unwrap();
+    gateway.services.catalog.hurry_jobs(now).await.unwrap();
+    gateway.services.bell.send_replace(());
+}
+
 /// A recording that is in the bucket and here.
 async fn in_both(gateway: &Gateway, cloud: &FakeSupabase, seed: u64) -> (String, Vec<u8>) {
     let fault = cloud.fault(Fault::internal_error(), uploads());
     let (path, bytes) = upload(gateway, "s", seed).await;
     fault.remove();
     eventually("it is in both", async || {
-        let now = i64::try_from(time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1000).unwrap();
-        gateway.services.catalog.hurry_jobs(now).await.unwrap();
-        gateway.services.bell.send_replace(());
+        hurry(gateway).await;
         rows(gateway, "s").await.iter().any(|row| {
             row["file_path"] == path.as_str() && row["stores"] == serde_json::json!(["supabase", "local"])
         })

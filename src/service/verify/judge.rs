@@ -76,7 +76,7 @@ pub(super) enum Copy {
     /// It has none.
     Absent,
     /// It has one.
-    There(Seen),
+    There(Box<Seen>),
 }
 
 /// A copy that is there.
@@ -92,7 +92,7 @@ pub(super) struct Seen {
 impl Copy {
     pub(super) fn seen(&self) -> Option<&Seen> {
         match self {
-            Self::There(seen) => Some(seen),
+            Self::There(seen) => Some(seen.as_ref()),
             _ => None,
         }
     }
@@ -187,6 +187,7 @@ fn with_row(case: &Case, row: &Recording) -> Judged {
     let here = |sync| Remedy::Correct { stores: StoreSet::only(Local), good: Local, sync };
     let there = || Remedy::Correct { stores: StoreSet::only(Supabase), good: Supabase, sync: false };
     let is_syncing = case.jobs.iter().any(|job| matches!(job, JobKind::Sync(_)));
+    let is_cared_for = is_syncing || !case.has_cloud || row.parked_reason.is_some();
     let (cloud_unknown, cloud_good) = (cloud == Compared::NotAsked, cloud == Compared::Good);
     let local_good = local == Compared::Good;
 
@@ -255,11 +256,9 @@ fn with_row(case: &Case, row: &Recording) -> Judged {
             let remedy = Remedy::Correct { stores, good: Local, sync: true };
             say(Word::Unknown, Some(Local), "the row does not name this copy".into(), remedy);
         }
-        Compared::Good if names_local && !names_cloud => {
-            if case.has_cloud && row.parked_reason.is_none() && !is_syncing {
-                let detail = "it is only here, and no job brings it to the cloud";
-                say(Word::Orphaned, Some(Local), detail.into(), Remedy::QueueSync);
-            }
+        Compared::Good if names_local && !names_cloud && !is_cared_for => {
+            let detail = "it is only here, and no job brings it to the cloud";
+            say(Word::Orphaned, Some(Local), detail.into(), Remedy::QueueSync);
         }
         _ => {}
     }
@@ -271,16 +270,15 @@ fn with_row(case: &Case, row: &Recording) -> Judged {
 
 fn without_row(case: &Case) -> Vec<Verdict> {
     use StoreKind::{Local, Supabase};
-    let settled = |copy: &Copy| copy.seen().filter(|seen| seen.object.modified_at <= case.settled).cloned();
+    let settled = |copy: &Copy| copy.seen().filter(|seen| seen.object.modified_at <= case.settled);
     let (mut cloud, local) = (settled(&case.cloud), settled(&case.local));
-    if case.session_deleted.is_some_and(|at| cloud.as_ref().is_some_and(|seen| seen.object.modified_at <= at))
-    {
+    if case.session_deleted.is_some_and(|at| cloud.is_some_and(|seen| seen.object.modified_at <= at)) {
         // The deletion of its session gets to it.
         cloud = None;
     }
     let verdict = |word, store, detail: &str, remedy| {
-        let seen = if store == Some(Local) { &local } else { &cloud };
-        let found = seen.as_ref().and_then(|seen| seen.digest);
+        let seen = if store == Some(Local) { local } else { cloud };
+        let found = seen.and_then(|seen| seen.digest);
         Verdict { word, store, detail: detail.to_owned(), found, remedy }
     };
     let mut verdicts = Vec::new();
@@ -295,7 +293,7 @@ fn without_row(case: &Case) -> Vec<Verdict> {
         return vec![verdict(Word::Unknown, store, detail, Remedy::Adopt)];
     };
     let works = |kind: fn(&JobKind) -> bool| case.jobs.iter().any(kind);
-    if let Some(seen) = &cloud
+    if let Some(seen) = cloud
         && !(tombstone.pending.supabase && works(|job| matches!(job, JobKind::Delete(_))))
     {
         let remedy = match seen.object.upload_id {

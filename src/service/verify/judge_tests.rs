@@ -1,3 +1,5 @@
+//! What is said of a name for every way it can be: the rules of `judge`, without stores or a catalogue.
+
 use time::Duration;
 use time::macros::datetime;
 
@@ -46,11 +48,11 @@ fn seen(size_bytes: u64) -> Seen {
 }
 
 fn good() -> Copy {
-    Copy::There(seen(5))
+    Copy::There(Box::new(seen(5)))
 }
 
 fn short() -> Copy {
-    Copy::There(seen(3))
+    Copy::There(Box::new(seen(3)))
 }
 
 fn case(row: Option<Recording>, cloud: Copy, local: Copy) -> Case {
@@ -142,7 +144,7 @@ fn what_is_on_its_way_is_left_alone() {
     assert_eq!(judged(&at_its_end), []);
     let mut fresh = seen(5);
     fresh.object.modified_at = NOW + Duration::SECOND;
-    assert_eq!(judged(&case(None, Copy::There(fresh.clone()), Copy::There(fresh))), []);
+    assert_eq!(judged(&case(None, Copy::There(Box::new(fresh.clone())), Copy::There(Box::new(fresh)))), []);
 }
 
 #[test]
@@ -171,7 +173,7 @@ fn digests_and_upload_ids_count_where_they_are_known() {
     let with = |change: fn(&mut Seen)| {
         let mut seen = seen(5);
         change(&mut seen);
-        Copy::There(seen)
+        Copy::There(Box::new(seen))
     };
     let other_bytes = with(|seen| seen.digest = Some(digest(2)));
     let found = judged(&case(Some(row(CLOUD)), other_bytes, Copy::Absent));

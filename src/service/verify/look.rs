@@ -110,9 +110,9 @@ impl Run {
         let Copy::There(seen) = copy else { return Ok(copy) };
         Ok(match self.digest(key, store).await? {
             Ok(None) => Copy::Absent,
-            Ok(digest) => Copy::There(Seen { digest, ..seen }),
+            Ok(digest) => Copy::There(Box::new(Seen { digest, ..*seen })),
             Err(_) if store == StoreKind::Supabase => Copy::NotAsked,
-            Err(why) => Copy::There(Seen { unreadable: Some(why), ..seen }),
+            Err(why) => Copy::There(Box::new(Seen { unreadable: Some(why), ..*seen })),
         })
     }
 
@@ -168,7 +168,7 @@ impl Run {
 
 fn copy_of(objects: Vec<StoredObject>) -> Copy {
     match objects.into_iter().next() {
-        Some(object) => Copy::There(Seen { object, digest: None, unreadable: None }),
+        Some(object) => Copy::There(Box::new(Seen { object, digest: None, unreadable: None })),
         None => Copy::Absent,
     }
 }

@@ -181,7 +181,9 @@ impl Files {
         remove: bool,
     ) -> io::Result<bool> {
         let Some(dir) = self.session_dir(session)? else { return Ok(false) };
-        if rustix::fs::fstat(&dir)?.st_mtime >= before.unix_timestamp() {
+        let stat = rustix::fs::fstat(&dir)?;
+        let changed_ns = i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec);
+        if changed_ns >= before.unix_timestamp_nanos() {
             return Ok(false);
         }
         for entry in Dir::read_from(&dir)? {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use recording_gateway::catalog::{
     Action, Answered, Arrival, Audit, AuditQuery, Begun, CatalogError, Changed, Children, Deletions,
-    Gateways, Job, JobKind, JobQuery, JobState, Jobs, Origin, QueueSyncs, Recordings, RequestKey, Requests,
-    SqlCatalog, Work, sqlite,
+    Gateways, Job, JobKind, JobQuery, JobState, Jobs, Mend, Origin, QueueSyncs, Recordings, RequestKey,
+    Requests, SqlCatalog, Work, sqlite,
 };
 use recording_gateway::domain::{
     ContentDigest, Durability, Filename, GatewayId, NameStem, ObjectKey, Recording, RecordingType, SessionId,
@@ -700,4 +700,41 @@ async fn claims_never_collide() {
         ids.dedup();
         assert_eq!((ids.len(), claimed), (40, 40), "each job once, all of them");
     }
+}
+
+story!(a_row_is_mended_only_while_it_is_what_was_found, mended_on);
+
+async fn mended_on(place: Place) {
+    let catalog = place.open().await;
+    let name = ObjectKey::parse("s/a.webm").unwrap();
+    let cloud = Recording {
+        parked_reason: None,
+        ..keep(&catalog, &recording(&name, StoreKind::Supabase), false, None).await.unwrap()
+    };
+    let before = catalog.get(&name).await.unwrap().unwrap();
+    let found = Some(ContentDigest::from_bytes([9; 32]));
+    let stores = StoreSet::only(StoreKind::Local);
+    let mend =
+        Mend { before: &before, stores, durability: Durability::Local, sync: true, found, detail: "gone" };
+    assert!(catalog.mend(mend, &by()).await.unwrap());
+    let after = catalog.get(&name).await.unwrap().unwrap();
+    assert_eq!((after.stores, after.durability, after.sha256), (stores, Durability::Local, cloud.sha256));
+    assert!(!catalog.mend(mend, &by()).await.unwrap(), "the row is another by now");
+
+    let jobs = catalog.open_jobs(&name.session, Some(&name.filename)).await.unwrap();
+    assert_eq!(jobs.iter().map(|job| job.kind.clone()).collect::<Vec<_>>(), [JobKind::Sync(name.clone())]);
+    assert_eq!(catalog.open_jobs(&name.session, None).await.unwrap(), jobs);
+    let stores = StoreSet::only(StoreKind::Supabase);
+    let back = Mend { before: &after, stores, durability: Durability::Cloud, sync: false, ..mend };
+    assert!(catalog.mend(back, &by()).await.unwrap());
+    assert!(catalog.open_jobs(&name.session, None).await.unwrap().is_empty(), "nothing here to be sent");
+
+    let query = AuditQuery { action: Some(Action::Repaired), limit: 9, ..AuditQuery::default() };
+    let entries = catalog.audit(&query).await.unwrap();
+    assert_eq!(entries.len(), 2);
+    let first = &entries[1];
+    assert_eq!((first.before, first.after, first.detail.as_deref()), (found, cloud.sha256, Some("gone")));
+
+    entomb(&catalog, &ObjectKey::parse("t/b.webm").unwrap(), StoreSet::default()).await;
+    assert_eq!(catalog.sessions().await.unwrap(), [session("s"), session("t")]);
 }

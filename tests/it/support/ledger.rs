@@ -95,7 +95,10 @@ impl Ledger {
         }
         let (status, answer) = self.send(request).await?;
         let mut book = self.book();
-        book.unanswered.retain(|other| *other != this);
+        // A disk or a catalogue that failed cannot say that nothing will be there after a crash: it may be, whole and once.
+        if ![500, 503].contains(&status) {
+            book.unanswered.retain(|other| *other != this);
+        }
         if (200..300).contains(&status) {
             let path = answer["file_path"].as_str().unwrap().to_owned();
             let earlier = book.kept.insert(path.clone(), this.1.clone());
