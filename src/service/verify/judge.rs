@@ -270,8 +270,9 @@ fn with_row(case: &Case, row: &Recording) -> Judged {
 
 fn without_row(case: &Case) -> Vec<Verdict> {
     use StoreKind::{Local, Supabase};
-    let settled = |copy: &Copy| copy.seen().filter(|seen| seen.object.modified_at <= case.settled);
-    let (mut cloud, local) = (settled(&case.cloud), settled(&case.local));
+    let is_settled = |seen: &&Seen| seen.object.modified_at <= case.settled;
+    let mut cloud = case.cloud.seen().filter(is_settled);
+    let local = case.local.seen().filter(is_settled);
     if case.session_deleted.is_some_and(|at| cloud.is_some_and(|seen| seen.object.modified_at <= at)) {
         // The deletion of its session gets to it.
         cloud = None;
