@@ -45,7 +45,7 @@ pub struct App {
     /// Its use cases, for tests.
     pub services: Services,
     listener: TcpListener,
-    router: axum::Router,
+    edge: Edge,
     limits: ServerLimits,
     catalog: Arc<dyn Catalog>,
     interval: Duration,
@@ -128,7 +128,7 @@ impl App {
         let edge = Edge { services: services.clone(), settings: Arc::new(settings(config)) };
         Ok(Self {
             address,
-            router: router(edge),
+            edge,
             services,
             listener,
             limits: ServerLimits {
@@ -155,7 +155,7 @@ impl App {
             stopping.cancelled().await;
             Instant::now()
         });
-        let cut = serve_connections(self.listener, self.router, self.limits, tasks.clone()).await;
+        let cut = serve_connections(self.listener, router(self.edge), self.limits, tasks.clone()).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "the grace is over; running requests are cut off");
         }

@@ -104,7 +104,10 @@ impl Memory {
             assert!(in_bucket || processes.iter().any(on_disk), "lost: {key} is nowhere");
         }
         for (key, stranger) in self.strangers.iter().filter(|(_, s)| s.live && !s.unclear) {
-            assert!(bucket.bytes(key).is_some_and(|b| b == stranger.bytes), "a stranger's {key} is not as it was");
+            assert!(
+                bucket.bytes(key).is_some_and(|b| b == stranger.bytes),
+                "a stranger's {key} is not as it was"
+            );
         }
         bucket.calm(true);
         for (at, process) in processes.iter().enumerate() {
@@ -158,11 +161,14 @@ impl Memory {
         for (key, known) in &live[chosen(live.len())] {
             let elsewhere = match listed.get(*key) {
                 // Another gateway's disk has it.
-                Some(row) => row.recording.held_by.is_some() && !row.recording.stores.holds(StoreKind::Supabase),
+                Some(row) => {
+                    row.recording.held_by.is_some() && !row.recording.stores.holds(StoreKind::Supabase)
+                }
                 None => true,
             };
             if !elsewhere {
-                let bytes = read(services, key).await.unwrap_or_else(|e| panic!("cannot be read: {key}: {e:?}"));
+                let bytes =
+                    read(services, key).await.unwrap_or_else(|e| panic!("cannot be read: {key}: {e:?}"));
                 assert!(bytes == known.bytes, "other bytes: {key}");
             }
         }
@@ -176,7 +182,8 @@ impl Memory {
 
     /// Something is listed that was never acknowledged: an upload that was cut off, whole.
     async fn recognise(&mut self, services: &Services, key: ObjectKey) {
-        let bytes = read(services, &key).await.unwrap_or_else(|e| panic!("listed, not readable: {key}: {e:?}"));
+        let bytes =
+            read(services, &key).await.unwrap_or_else(|e| panic!("listed, not readable: {key}: {e:?}"));
         let maybe = self.maybes.iter_mut().find(|maybe| maybe.bytes == bytes);
         let maybe = maybe.unwrap_or_else(|| panic!("nobody sent what is listed as {key}"));
         assert!(!maybe.refused, "answered with an error and there: {key}");
@@ -212,8 +219,10 @@ impl Memory {
             let spooled: Vec<_> = std::fs::read_dir(process.dir.join(".spool")).unwrap().collect();
             assert!(spooled.is_empty(), "left in the spool: {spooled:?}");
             for file in process.files() {
-                let key = ObjectKey::parse(file.strip_prefix(&process.dir).unwrap().to_str().unwrap()).unwrap();
-                let parked = self.strangers.contains_key(&key) && self.known.get(&key).is_some_and(|k| k.live);
+                let key =
+                    ObjectKey::parse(file.strip_prefix(&process.dir).unwrap().to_str().unwrap()).unwrap();
+                let parked =
+                    self.strangers.contains_key(&key) && self.known.get(&key).is_some_and(|k| k.live);
                 assert!(parked, "left on the disk: {key}");
             }
         }

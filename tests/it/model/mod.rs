@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use sqlx::{Connection, Executor};
 use url::Url;
 
 use self::operations::{Step, steps};
@@ -108,4 +109,22 @@ fn run(name: &str, count: u64, gateways: u8, database: &(dyn Fn(u64) -> Option<U
 #[test]
 fn whatever_happens_nothing_is_lost_and_nothing_comes_back() {
     run("one gateway", SEQUENCES, 1, &|_| None);
+}
+
+/// Two gateways on one bucket and one catalogue. Each sequence has a schema of its own in one database.
+#[test]
+fn two_gateways_lose_nothing_to_each_other() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(database) = runtime.block_on(postgres::database("model")) else { return };
+    let admin = Mutex::new(runtime.block_on(sqlx::PgConnection::connect(database.as_str())).unwrap());
+    let count = AtomicU64::new(0);
+    let schema = |_| {
+        let name = format!("sequence_{}", count.fetch_add(1, Ordering::Relaxed));
+        let create = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {name}"));
+        runtime.block_on(admin.lock().unwrap().execute(create)).unwrap();
+        let mut url = database.clone();
+        url.query_pairs_mut().append_pair("options[search_path]", &name);
+        Some(url)
+    };
+    run("two gateways", SHARED, 2, &schema);
 }

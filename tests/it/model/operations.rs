@@ -59,15 +59,23 @@ pub enum Action {
     /// The background takes its next job.
     Job,
     /// One is deleted while a job sends something: before it is stored, or after.
-    DeleteDuringJob { target: u16, stored: bool },
+    DeleteDuringJob {
+        target: u16,
+        stored: bool,
+    },
     Settle,
     AdoptCloud,
     AdoptLocal,
     LatePushes,
     /// A file is copied into the directory.
-    Drop { session: u8 },
+    Drop {
+        session: u8,
+    },
     /// Somebody else uses the bucket; perhaps a name that a gateway would take next.
-    Stranger { session: u8, likely: Option<u8> },
+    Stranger {
+        session: u8,
+        likely: Option<u8>,
+    },
     Weather(Weather),
     NextPut(PutFault),
     NextDelete(DeleteFault),
@@ -118,9 +126,7 @@ fn action(dice: &mut Dice) -> Action {
         66..68 => Action::AdoptLocal,
         68..71 => Action::LatePushes,
         71..74 => Action::Drop { session },
-        74..77 => {
-            Action::Stranger { session, likely: dice.one_in(2).then_some(dice.below(3) as u8 + 1) }
-        }
+        74..77 => Action::Stranger { session, likely: dice.one_in(2).then_some(dice.below(3) as u8 + 1) },
         77..87 => Action::Weather(dice.choose(&[
             Weather::Fine,
             Weather::Fine,
@@ -157,7 +163,7 @@ fn action(dice: &mut Dice) -> Action {
 /// The steps of a seed.
 pub fn steps(seed: u64, gateways: u8) -> Vec<Step> {
     let mut dice = Dice(seed);
-    let count = 6 + dice.below(7);
+    let count = 5 + dice.below(6);
     let faults = [
         CatalogFault::Rows,
         CatalogFault::RowChanges,

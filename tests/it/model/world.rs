@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use recording_gateway::catalog::Work;
@@ -121,7 +120,11 @@ impl World {
     }
 
     /// Does `work` on the gateway of the step; `None` if it was cut off before its end. Afterwards the gateway runs.
-    fn perform<T, F: Future<Output = T>>(&mut self, step: Step, work: impl FnOnce(Services) -> F) -> Option<T> {
+    fn perform<T, F: Future<Output = T>>(
+        &mut self,
+        step: Step,
+        work: impl FnOnce(Services) -> F,
+    ) -> Option<T> {
         let at = usize::from(step.gateway) % self.processes.len();
         let process = &self.processes[at];
         if step.fault.is_some() {
@@ -194,8 +197,14 @@ impl World {
                     async move { read(&services, &key).await }
                 });
                 if let (Some(Ok(bytes)), Some(known)) = (done, self.memory.known.get(&key)) {
-                    assert!(known.live || self.memory.strangers.contains_key(&key), "deleted and read: {key}");
-                    assert!(bytes == known.bytes || self.memory.strangers.contains_key(&key), "other bytes: {key}");
+                    assert!(
+                        known.live || self.memory.strangers.contains_key(&key),
+                        "deleted and read: {key}"
+                    );
+                    assert!(
+                        bytes == known.bytes || self.memory.strangers.contains_key(&key),
+                        "other bytes: {key}"
+                    );
                 }
             }
             Action::Job => {
@@ -411,7 +420,14 @@ impl World {
         let syncs: Vec<_> = {
             // What waits for the cloud is what a job may be sending.
             let here = |key: &&ObjectKey| self.bucket.bytes(key).is_none();
-            self.memory.known.iter().filter(|(_, k)| k.live).map(|(key, _)| key).filter(here).cloned().collect()
+            self.memory
+                .known
+                .iter()
+                .filter(|(_, k)| k.live)
+                .map(|(key, _)| key)
+                .filter(here)
+                .cloned()
+                .collect()
         };
         let Some(key) = syncs.get(usize::from(target) % syncs.len().max(1)).cloned() else { return };
         self.bucket.set_gate(Some(stored));
@@ -461,7 +477,9 @@ impl World {
                 let kind = RecordingType::parse("scene").unwrap();
                 NameStem::new(&kind, &session, OffsetDateTime::now_utc(), "", "webm").nth(nth.into())
             }
-            None => recording_gateway::domain::Filename::parse(&format!("foreign-{}.webm", self.count)).unwrap(),
+            None => {
+                recording_gateway::domain::Filename::parse(&format!("foreign-{}.webm", self.count)).unwrap()
+            }
         };
         let key = ObjectKey::new(session, filename);
         if self.memory.is_new(&key) && self.bucket.put_stranger(&key, bytes.clone()) {
@@ -475,22 +493,26 @@ impl World {
         self.bucket.next_delete(None);
         self.bucket.set_weather(Weather::Fine);
         self.bucket.step(true);
-        for _ in 0..3 {
+        for _ in 0..4 {
+            let mut worked = false;
             for process in &self.processes {
                 let services = process.services.clone();
-                process.run(async move {
+                worked |= process.run(async move {
                     services.settle_abandoned().await.unwrap();
                     services.adopt_cloud_once().await.unwrap();
                     services.delete_late_pushes().await.unwrap();
                     services.adopt_local().await.unwrap();
                     services.catalog.hurry_jobs(micros(OffsetDateTime::now_utc())).await.unwrap();
-                    let mut left = 60;
-                    while job(services.clone()).await && left > 0 {
-                        left -= 1;
+                    let mut tried = 0;
+                    while tried < 60 && job(services.clone()).await {
+                        tried += 1;
                     }
+                    tried > 0
                 });
             }
-            std::thread::sleep(Duration::from_micros(10));
+            if !worked {
+                return;
+            }
         }
     }
 }
