@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::catalog::{Catalog, CatalogError, Counts, Origin, Work, postgres, sqlite};
 use crate::cli::check::CheckLine;
-use crate::config::{Config, DownloadVia, Loaded, SyncVerify};
+use crate::config::{Config, DownloadVia, Loaded, SyncConfig, SyncVerify};
 use crate::domain::GatewayId;
 use crate::domain::media::TypeRules;
 use crate::http::server::{ServerLimits, serve as serve_connections};
@@ -21,7 +21,9 @@ use crate::http::{Edge, Settings, Via, router};
 use crate::jobs;
 use crate::runtime::tasks::Tasks;
 use crate::runtime::{descriptors, logging, metrics};
+use crate::service::audit::Denials;
 use crate::service::cache::Cache;
+use crate::service::events::Events;
 use crate::service::health::oldest_unsynced_seconds;
 use crate::service::{Rules, Services, Verify};
 use crate::spool::{RESERVE_BYTES, Reserve, Room, Spool, sync_dir};
@@ -48,7 +50,7 @@ pub struct App {
     edge: Edge,
     limits: ServerLimits,
     catalog: Arc<dyn Catalog>,
-    interval: Duration,
+    sync: SyncConfig,
     /// Held as long as the gateway runs: two on one directory would lose recordings to each other.
     _lock: std::fs::File,
 }
@@ -109,11 +111,15 @@ impl App {
             spool,
             tasks: Tasks::default(),
             bell: watch::Sender::new(()),
+            put_off: Arc::default(),
             rules: Arc::new(rules(config, advertised)?),
             upload_slots: Arc::new(Semaphore::new(config.uploads.max_concurrent)),
+            verifying: Arc::new(Semaphore::new(1)),
             room,
             reserve,
             cache,
+            events: Events::default(),
+            denials: Denials::default(),
         };
         let (placed, removed) = services.recover_spool().await.map_err(|error| {
             anyhow::anyhow!("cannot take up what an earlier run left in the spool: {}", chain(&error))
@@ -137,18 +143,19 @@ impl App {
                 max_connections: descriptors::connections_that_fit(config.server.max_connections),
             },
             catalog,
-            interval: config.sync.interval,
+            sync: config.sync.clone(),
             _lock: lock,
         })
     }
 
     /// Serves until the services' tasks are told to stop, then finishes what runs.
     pub async fn run(self) {
-        let (tasks, interval) = (self.services.tasks.clone(), self.interval);
-        for work in [Work::All, Work::Deletions] {
+        let (tasks, interval) = (self.services.tasks.clone(), self.sync.interval);
+        let syncs = std::iter::repeat_n(Work::All, self.sync.max_concurrent);
+        for work in syncs.chain([Work::Deletions]) {
             tasks.spawn(jobs::run_jobs(self.services.clone(), interval, work));
         }
-        tasks.spawn(jobs::run_upkeep(self.services.clone(), interval));
+        tasks.spawn(jobs::run_upkeep(self.services.clone(), interval, self.sync.keep_jobs));
         tasks.spawn(jobs::look_around(self.services.clone(), interval));
         let stopping = tasks.stopping().clone();
         let told = tokio::spawn(async move {
@@ -281,7 +288,7 @@ fn stores(config: &Config, local: LocalStore) -> anyhow::Result<TieredStore> {
         cloud.patience,
         (cloud.breaker_failures, cloud.breaker_pause),
         cloud.signed_url_ttl,
-        Pacer::new(0),
+        Pacer::new(config.sync.max_rate),
     ))
 }
 

@@ -162,6 +162,17 @@ impl Connection {
         Ok(length)
     }
 
+    /// Asks for a path and reads the answer as text.
+    pub fn text(&mut self, path: &str) -> anyhow::Result<String> {
+        self.stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
+        let (status, length, mut body) = self.answer_head()?;
+        let have = body.len();
+        body.resize(usize::try_from(length)?, 0);
+        self.stream.read_exact(&mut body[have..])?;
+        ensure!(status == 200, "GET {path} answered {status}");
+        Ok(String::from_utf8(body)?)
+    }
+
     /// Reads a JSON answer; an error unless it is a success.
     pub fn json(&mut self) -> anyhow::Result<Value> {
         let (status, length, mut body) = self.answer_head()?;

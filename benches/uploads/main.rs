@@ -3,9 +3,11 @@
 //! Every case starts its own servers in an empty directory and removes both. Cases are interleaved round by round, so
 //! that a slow minute of the machine hits all of them; see `benches/README.md` for what each line means.
 
+mod catalogue;
 mod client;
 mod floor;
 mod process;
+mod sync;
 mod table;
 
 use std::net::SocketAddr;
@@ -21,7 +23,7 @@ use process::{Process, recordings};
 use table::Samples;
 
 const MIB: u64 = 1 << 20;
-const GROUPS: [&str; 6] = ["one", "many", "small", "memory", "cloud", "content"];
+const GROUPS: [&str; 8] = ["one", "many", "small", "memory", "cloud", "content", "sync", "catalogue"];
 
 struct Options {
     /// Bytes of the large upload.
@@ -101,6 +103,13 @@ impl Bench {
             if self.wanted("content") {
                 self.content()?;
             }
+            if self.wanted("sync") {
+                self.sync()?;
+            }
+        }
+        if self.wanted("catalogue") {
+            let sizes: &[u64] = if self.options.huge == 0 { &[1, 10_000] } else { &[1, 10_000, 1_000_000] };
+            catalogue::run(sizes, self.fresh()?.path())?;
         }
         if self.wanted("memory") {
             self.slow_clients()?;

@@ -82,6 +82,8 @@ pub enum Work {
     All,
     /// Only deletions: they are short, and nobody wants them to wait for a recording that takes hours.
     Deletions,
+    /// Only what needs no cloud: files of deleted recordings.
+    Local,
 }
 
 /// A job as claimed.

@@ -101,6 +101,23 @@ pub struct Peer {
     pub seen_at: OffsetDateTime,
 }
 
+/// A row that is to be put right.
+#[derive(Clone, Copy, Debug)]
+pub struct Mend<'a> {
+    /// The row as it was found.
+    pub before: &'a Recording,
+    /// Where its copies are instead.
+    pub stores: StoreSet,
+    /// What that promises.
+    pub durability: Durability,
+    /// Whether it is to be brought to the cloud; then it is parked no longer.
+    pub sync: bool,
+    /// Digest of the copy that was wrong, as far as it is known.
+    pub found: Option<ContentDigest>,
+    /// What was wrong, for the audit.
+    pub detail: &'a str,
+}
+
 /// Which syncs to queue.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct QueueSyncs<'a> {
@@ -108,8 +125,10 @@ pub struct QueueSyncs<'a> {
     pub session: Option<&'a SessionId>,
     /// Also recordings that the cloud has already, whose local copy is to go.
     pub in_both: bool,
-    /// Also what was parked or cancelled.
+    /// Also what was parked or cancelled, for whatever reason.
     pub parked: bool,
+    /// Also what was parked for now.
+    pub for_now: bool,
     /// Make them parts of this job, if they are of no other.
     pub parent: Option<&'a str>,
 }
@@ -214,6 +233,9 @@ pub trait Recordings: Send + Sync {
     /// The recording that came in by this upload.
     async fn get_by_upload(&self, upload_id: &str) -> Result<Option<Recording>, CatalogError>;
 
+    /// Every session that has a recording, a tombstone, a reserved name or open work, by name.
+    async fn sessions(&self) -> Result<Vec<SessionId>, CatalogError>;
+
     /// Everything in the scope, at one moment.
     async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
 
@@ -228,8 +250,17 @@ pub trait Recordings: Send + Sync {
         by: &Origin,
     ) -> Result<bool, CatalogError>;
 
-    /// Notes why the cloud will not take it; its sync job stays parked.
+    /// Puts a row right that was found to be `mend.before`: where its copies are, and why they go no further. Nothing
+    /// is changed, and the answer is `false`, if the row is another by now.
+    async fn mend(&self, mend: Mend<'_>, by: &Origin) -> Result<bool, CatalogError>;
+
+    /// Notes why it cannot go to the cloud: it is damaged, or its name is taken. Its sync job stays parked until
+    /// somebody asks for it.
     async fn park(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<(), CatalogError>;
+
+    /// As [`park`](Self::park), for a cause that may go away by itself, such as what the cloud takes:
+    /// [`QueueSyncs::for_now`] takes it up again.
+    async fn park_for_now(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<(), CatalogError>;
 
     /// Forgets a recording whose bytes no store has: what `verify` does about a loss that was told. `false` if there
     /// is none.
@@ -283,10 +314,14 @@ pub trait Jobs: Send + Sync {
     /// The job failed and waits until `run_at_us`.
     async fn postpone_job(&self, job: &Job, run_at_us: i64, error: &str) -> Result<(), CatalogError>;
 
+    /// Gives the lease back as if the job had never been claimed: this was no try. Does nothing if it was lost meanwhile.
+    async fn release_job(&self, job: &Job) -> Result<(), CatalogError>;
+
     /// Remembers where the job's transfer can go on. Does nothing if its lease was lost meanwhile.
     async fn keep_resume_point(&self, job: &Job, at: Option<&str>) -> Result<(), CatalogError>;
 
-    /// Makes every waiting job due now.
+    /// Makes every waiting job due soon: at most a second after `now_us` for each try it had, so that not all come at once
+    /// and those that fail on their own account fall behind. None becomes due later than it was.
     async fn hurry_jobs(&self, now_us: i64) -> Result<(), CatalogError>;
 
     /// Makes a parent, or returns the open one of the same kind and session.
@@ -294,6 +329,13 @@ pub trait Jobs: Send + Sync {
 
     /// Ends a parent that has no open child.
     async fn close_parent(&self, id: &str) -> Result<(), CatalogError>;
+
+    /// What is to be done in a session, or with one recording of it.
+    async fn open_jobs(
+        &self,
+        session: &SessionId,
+        filename: Option<&Filename>,
+    ) -> Result<Vec<JobRecord>, CatalogError>;
 
     /// One job.
     async fn get_job(&self, id: &str) -> Result<Option<JobRecord>, CatalogError>;

@@ -88,15 +88,16 @@ impl Gateway {
     /// The address under `recordings/` made of these parts. An empty one, `.` or `..` would make it the address of
     /// something else, so those are refused.
     pub fn address(&self, parts: &[&str]) -> Result<Url, Usage> {
+        self.path(&[&["recordings"], parts].concat())
+    }
+
+    /// The address made of these parts, none of which may make it the address of something else.
+    pub fn path(&self, parts: &[&str]) -> Result<Url, Usage> {
         if let Some(bad) = parts.iter().find(|part| matches!(**part, "" | "." | "..")) {
-            return Err(Usage(format!("\"{bad}\" is no name of a session or recording")));
+            return Err(Usage(format!("\"{bad}\" is no name of a session, recording or job")));
         }
         let mut url = self.base.clone();
-        url.path_segments_mut()
-            .expect("an http address can have a path")
-            .pop_if_empty()
-            .push("recordings")
-            .extend(parts);
+        url.path_segments_mut().expect("an http address can have a path").pop_if_empty().extend(parts);
         Ok(url)
     }
 

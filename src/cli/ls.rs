@@ -5,12 +5,13 @@
 use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
+use url::Url;
 
 use super::client::{Gateway, GatewayArgs};
 use super::{Outcome, Settings, print};
 
 /// Rows asked for at once.
-const PAGE: &str = "1000";
+const PAGE_ROWS: usize = 1000;
 
 #[derive(Args, Debug)]
 pub(super) struct LsArgs {
@@ -55,7 +56,7 @@ pub(super) async fn all_pages(gateway: &Gateway, parts: &[&str], rows_field: &st
     let mut degraded = false;
     let mut cursor: Option<String> = None;
     loop {
-        let mut request = gateway.request(Method::GET, url.clone()).query(&[("limit", PAGE)]);
+        let mut request = gateway.request(Method::GET, url.clone()).query(&[("limit", PAGE_ROWS)]);
         if let Some(cursor) = &cursor {
             request = request.query(&[("cursor", cursor)]);
         }
@@ -83,6 +84,38 @@ pub(super) async fn all_pages(gateway: &Gateway, parts: &[&str], rows_field: &st
     }
 }
 
+/// The first `limit` rows of a list, over as many pages as that takes.
+pub(super) async fn some_rows(
+    gateway: &Gateway,
+    url: Url,
+    filters: &[(&str, &Option<String>)],
+    rows_field: &str,
+    limit: usize,
+) -> anyhow::Result<Vec<Value>> {
+    let filters: Vec<_> =
+        filters.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+    let mut rows = Vec::new();
+    let mut cursor: Option<String> = None;
+    while rows.len() < limit {
+        let page = (limit - rows.len()).min(PAGE_ROWS).to_string();
+        let mut request = gateway.request(Method::GET, url.clone()).query(&filters).query(&[("limit", page)]);
+        if let Some(cursor) = &cursor {
+            request = request.query(&[("cursor", cursor)]);
+        }
+        let mut page = gateway.send(request).await?;
+        match page[rows_field].take() {
+            Value::Array(found) if !found.is_empty() => rows.extend(found),
+            Value::Array(_) => break,
+            _ => anyhow::bail!("the answer has no {rows_field}: is another program at {url}?"),
+        }
+        cursor = page["next_cursor"].as_str().map(str::to_owned);
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
 fn recording_row(row: &Value) -> [String; 4] {
     let stores: Vec<_> = row["stores"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let stores = if stores.is_empty() { text(row, "storage_type") } else { stores.join("+") };
@@ -94,7 +127,7 @@ fn session_row(row: &Value) -> [String; 4] {
     [text(row, "newest"), count, size(row, "bytes"), text(row, "session_id")]
 }
 
-fn text(row: &Value, field: &str) -> String {
+pub(super) fn text(row: &Value, field: &str) -> String {
     row[field].as_str().unwrap_or("-").to_owned()
 }
 

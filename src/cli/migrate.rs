@@ -10,6 +10,7 @@ mod patience;
 mod plan;
 mod report;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,11 +90,13 @@ pub(super) async fn run(args: &MigrateArgs, settings: &Settings) -> anyhow::Resu
         .context("the report cannot be written; name another place with --report")?;
     let bar = if args.gateway.json { ProgressBar::hidden() } else { print::bytes_bar(plan.bytes()) };
     let (stop, abandon) = (CancellationToken::new(), CancellationToken::new());
+    let job = begin_job(&gateway).await;
     let loader = Loader {
         gateway: &gateway,
         root: &args.dir,
         recording_type: recording_type.as_str(),
         jobs: args.jobs as usize,
+        job: RefCell::new(job.clone()),
         patience: Patience::new(args.wait, stop.clone(), bar.clone()),
     };
     let mut entries: Vec<Entry> = plan.left_out.iter().map(Entry::from).collect();
@@ -133,6 +136,7 @@ pub(super) async fn run(args: &MigrateArgs, settings: &Settings) -> anyhow::Resu
         (totals.compared, totals.listed) = (Some(compared.same), Some(compared.listed));
         totals.degraded = compared.degraded;
     }
+    totals.job = job;
     report.write(&entries, &totals).context("the report cannot be written")?;
     tell_totals(args, &totals, &report)?;
     if let Some(why) = &loaded.away {
@@ -158,6 +162,18 @@ async fn rules(args: &MigrateArgs, session: Option<SessionId>, gateway: &Gateway
         max_bytes: max_bytes
             .ok_or_else(|| anyhow!("the gateway does not tell its limits: is another program there?"))?,
     })
+}
+
+/// The job whose parts will be the syncs of what is loaded. Without one everything is loaded all the same.
+async fn begin_job(gateway: &Gateway) -> Option<String> {
+    let request = gateway.request(Method::POST, gateway.top_address("jobs"));
+    match gateway.send(request.json(&serde_json::json!({"kind": "migration"}))).await {
+        Ok(job) => job["id"].as_str().map(str::to_owned),
+        Err(error) => {
+            print::complain(format_args!("the gateway makes no job of this load: {error:#}"));
+            None
+        }
+    }
 }
 
 fn dry_run(args: &MigrateArgs, plan: &Plan) -> anyhow::Result<Outcome> {
@@ -248,6 +264,11 @@ fn tell_totals(args: &MigrateArgs, totals: &Totals, report: &Report) -> anyhow::
         ),
         _ => "not compared with the gateway's listing".to_owned(),
     })?;
+    if let Some(job) = &totals.job {
+        print::line(format_args!(
+            "job: {job} (`recording-gateway jobs show {job}` tells how far the cloud has it)"
+        ))?;
+    }
     Ok(print::line(format_args!("report: {}", report.path.display()))?)
 }
 

@@ -3,15 +3,19 @@
 //! One file a command; each gets typed arguments and prints text or JSON. Exit codes: 0 fine, 1 failures or
 //! differences, 2 usage (a wrong configuration is one). Never any work of the gateway itself in here.
 
+mod audit;
 pub mod check;
 mod client;
 mod config;
 mod form;
+mod jobs;
 mod ls;
 mod migrate;
 mod print;
 mod rm;
+mod sync;
 mod upload;
+mod verify;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -75,10 +79,18 @@ enum Command {
     Upload(upload::UploadArgs),
     /// Load a directory tree of old recordings through a running gateway
     Migrate(migrate::MigrateArgs),
+    /// Bring what only the gateway's disk has to the cloud
+    Sync(sync::SyncArgs),
+    /// Look at jobs, try them again, stop them
+    Jobs(jobs::JobsArgs),
+    /// List who changed what
+    Audit(audit::AuditArgs),
     /// List sessions, or the recordings of one
     Ls(ls::LsArgs),
     /// Delete a recording, or a whole session
     Rm(rm::RmArgs),
+    /// Compare catalogue, bucket and disk, and repair what can be repaired
+    Verify(verify::VerifyArgs),
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -149,8 +161,12 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Upload(args) => one_thread(upload::run(&args, &settings)),
         Command::Migrate(args) => one_thread(migrate::run(&args, &settings)),
+        Command::Sync(args) => one_thread(sync::run(&args, &settings)),
+        Command::Jobs(args) => one_thread(jobs::run(&args, &settings)),
+        Command::Audit(args) => one_thread(audit::run(&args, &settings)),
         Command::Ls(args) => one_thread(ls::run(&args, &settings)),
         Command::Rm(args) => one_thread(rm::run(&args, &settings)),
+        Command::Verify(args) => one_thread(verify::run(&args, &settings)),
         Command::Config(config::ConfigCommand::Show(args)) => config::show(&args, &settings.load()?),
         Command::Openapi => print::text(&http::openapi::document()),
         Command::Completions { shell } => {

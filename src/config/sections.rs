@@ -130,6 +130,12 @@ pub struct SyncConfig {
     pub keep_local: bool,
     /// What must agree before a local copy may go.
     pub verify: SyncVerify,
+    /// Most recordings on their way to the cloud at once.
+    pub max_concurrent: usize,
+    /// Most bytes per second of all of them together; 0 for no limit.
+    pub max_rate: u64,
+    /// How long jobs that are done can be looked at.
+    pub keep_jobs: Duration,
 }
 
 /// How a cloud copy is compared before the local one is removed.
@@ -151,6 +157,9 @@ impl SyncConfig {
             interval: r.some_duration("sync.interval"),
             keep_local: r.switch("sync.keep_local"),
             verify: r.choice("sync.verify", &[("size", Size), ("etag", Etag), ("read", Read)]),
+            max_concurrent: r.whole("sync.max_concurrent", 1..=1000),
+            max_rate: r.size("sync.max_rate", 0),
+            keep_jobs: r.some_duration("sync.keep_jobs"),
         }
     }
 }

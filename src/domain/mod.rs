@@ -1,5 +1,6 @@
 //! Words of the product: pure values and rules, no I/O, no async. Every other room speaks in these.
 
+pub mod backoff;
 pub mod digest;
 pub mod media;
 pub mod merge;

@@ -1,18 +1,23 @@
 //! The HTTP edge: requests in, use cases called, answers out. Nothing below knows HTTP.
 
+mod audit;
 mod content;
 pub mod digest;
 pub mod disposition;
+mod events;
+mod jobs;
 mod middleware;
 pub mod multipart;
 pub mod openapi;
 mod operations;
 mod page;
+mod paging;
 pub mod problem;
 pub mod range;
 mod recordings;
 pub mod server;
 mod uploads;
+mod verify;
 mod views;
 
 use std::sync::Arc;
@@ -82,7 +87,7 @@ pub fn router(edge: Edge) -> Router {
 
 /// What pages on other origins may do; `None`: nothing, and no answers to their browsers' questions.
 fn cors(origins: &[String]) -> Option<CorsLayer> {
-    let expose = ["content-range", "etag", "link", "repr-digest", "retry-after", "x-request-id"];
+    let expose = ["content-range", "etag", "link", "location", "repr-digest", "retry-after", "x-request-id"];
     let layer = CorsLayer::new()
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
         .allow_headers(AllowHeaders::mirror_request())

@@ -4,7 +4,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Edge, content, operations, recordings, uploads};
+use super::{Edge, audit, content, events, jobs, operations, recordings, uploads, verify};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -13,7 +13,7 @@ use super::{Edge, content, operations, recordings, uploads};
         description = "Takes recordings from browsers and scripts into Supabase Storage, or onto the local disk when the cloud cannot be had, without losing one. Errors are `application/problem+json` (RFC 9457) with a stable `code`.",
         license(name = "MIT", identifier = "MIT")
     ),
-    tags((name = "recordings", description = "Upload, list, play, delete"), (name = "operations", description = "Health and figures"))
+    tags((name = "recordings", description = "Upload, list, play, delete"), (name = "jobs", description = "What waits for the cloud, and what was done"), (name = "operations", description = "Health, figures, changes, events"))
 )]
 struct Document;
 
@@ -28,11 +28,19 @@ pub(super) fn routes() -> OpenApiRouter<Edge> {
         .routes(routes!(recordings::get_recording, recordings::delete_recording))
         .routes(routes!(recordings::download_recording))
         .routes(routes!(content::get_recording_content))
+        .routes(routes!(jobs::list_jobs, jobs::create_job))
+        .routes(routes!(jobs::get_job))
+        .routes(routes!(jobs::retry_job))
+        .routes(routes!(jobs::cancel_job))
+        .routes(routes!(jobs::start_sync))
+        .routes(routes!(audit::list_changes))
+        .routes(routes!(events::get_events))
         .routes(routes!(operations::get_health))
         .routes(routes!(operations::get_readiness))
         .routes(routes!(operations::get_metrics))
         .routes(routes!(operations::get_version))
         .routes(routes!(operations::get_limits))
+        .routes(routes!(verify::verify))
 }
 
 /// The document as JSON text.

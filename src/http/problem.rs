@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | 400, 415, 422 | the sender changes the request | it is malformed, of the wrong type, or breaks a rule |
 //! | 404, 405 | the sender looks for another address | there is nothing, or not this verb |
-//! | 409 | the sender waits | the same request is still running |
+//! | 409 | the sender waits, or asks for something else | the same request is still running; things are not so that it can be done |
 //! | 412, 416 | the sender asks again | a precondition or range does not hold |
 //! | 413, 431 | the sender sends less | over a limit that the sentence names |
 //! | 408, 429, 503 | the sender tries again later | `Retry-After` says when, where it is known |
@@ -204,6 +204,34 @@ impl From<ServiceError> for Problem {
                 "idempotency_key_reused",
                 "This Idempotency-Key was used for another recording; send this one under a key of its own.",
             ),
+            ServiceError::JobNotFound => problem(
+                S::NOT_FOUND,
+                "job_not_found",
+                "There is no such job; GET /jobs shows those there are. Jobs that ended long ago are forgotten.",
+            ),
+            ServiceError::JobFixed(why) => problem(S::CONFLICT, "job_not_changeable", why),
+            ServiceError::NoSuchLoad => problem(
+                S::UNPROCESSABLE_ENTITY,
+                "load_unknown",
+                "Send the id of a migration job in Gateway-Job, as POST /jobs answers it, or leave the header out.",
+            ),
+            ServiceError::NoCloud => problem(
+                S::CONFLICT,
+                "cloud_not_configured",
+                "No cloud is configured, so there is nothing to sync with; its operator has to set SUPABASE_URL and a key.",
+            ),
+            ServiceError::TooManyListeners => problem(
+                S::SERVICE_UNAVAILABLE,
+                "too_many_listeners",
+                "Too many are following events; ask again later, or ask the lists instead.",
+            )
+            .retry_after(15),
+            ServiceError::VerifyRunning => problem(
+                S::CONFLICT,
+                "verify_running",
+                "Another verification is running; start this one when it is done.",
+            )
+            .retry_after(60),
             ServiceError::Cloud(_) => problem(
                 S::BAD_GATEWAY,
                 "cloud_unavailable",

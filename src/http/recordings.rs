@@ -2,47 +2,24 @@
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 
 use super::Edge;
 use super::content::{Purpose, serve_content};
 use super::middleware::Acting;
+use super::paging::{PageQuery, with_next_link};
 use super::problem::Problem;
 use super::views::{
     DeletionView, DownloadView, RecordingView, RecordingsView, SessionDeletionView, SessionsView, pending,
     time_text,
 };
 use crate::domain::merge::Listed;
-use crate::domain::page::PageRequest;
 use crate::domain::{Filename, ObjectKey, SessionId, StoreKind};
 use crate::service::delete::Deletion;
 
-/// A page of a list.
-#[derive(Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct PageQuery {
-    /// Rows on the page, 1 to 1000; 100 if absent
-    limit: Option<String>,
-    /// `next_cursor` of the page before
-    cursor: Option<String>,
-}
-
 pub(super) fn object_key(session: &str, filename: &str) -> Result<ObjectKey, Problem> {
     Ok(ObjectKey::new(SessionId::parse(session)?, Filename::parse(filename)?))
-}
-
-/// Where the next page is, as RFC 8288 says it; relative, so that it holds behind any proxy.
-fn with_next_link(body: impl IntoResponse, path: &str, query: &PageQuery, next: Option<&str>) -> Response {
-    let mut response = body.into_response();
-    if let Some(cursor) = next {
-        let limit = query.limit.as_ref().map(|limit| format!("limit={limit}&")).unwrap_or_default();
-        if let Ok(link) = HeaderValue::from_str(&format!("<{path}?{limit}cursor={cursor}>; rel=\"next\"")) {
-            response.headers_mut().insert(header::LINK, link);
-        }
-    }
-    response
 }
 
 /// List the sessions
@@ -52,10 +29,10 @@ pub(super) async fn list_sessions(
     State(edge): State<Edge>,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
-    let page = PageRequest::parse(query.limit.as_deref(), query.cursor.as_deref())?;
+    let page = query.parse()?;
     let view = SessionsView::from(edge.services.list_sessions(&page).await?);
     let next = view.next_cursor.clone();
-    Ok(with_next_link(Json(view), "/recordings", &query, next.as_deref()))
+    Ok(with_next_link(Json(view), "/recordings", &[], &query.limit, next.as_deref()))
 }
 
 /// Newest recording of a session
@@ -83,11 +60,11 @@ pub(super) async fn list_recordings(
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     let session = SessionId::parse(&session)?;
-    let page = PageRequest::parse(query.limit.as_deref(), query.cursor.as_deref())?;
+    let page = query.parse()?;
     let page = edge.services.list_recordings(&session, &page).await?;
     let view = RecordingsView::of(&edge, session.to_string(), page);
     let next = view.next_cursor.clone();
-    Ok(with_next_link(Json(view), &format!("/recordings/{session}/list"), &query, next.as_deref()))
+    Ok(with_next_link(Json(view), &format!("/recordings/{session}/list"), &[], &query.limit, next.as_deref()))
 }
 
 /// One recording

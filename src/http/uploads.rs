@@ -20,12 +20,18 @@ use super::multipart::{FormReader, Limits, PartHead, ReadError, boundary};
 use super::problem::Problem;
 use super::views::UploadView;
 use crate::domain::{ContentDigest, RecordingType, SessionId};
-use crate::service::upload::{FileHead, Incoming, Landed, UploadOptions};
+use crate::service::Services;
+use crate::service::upload::{FileHead, Incoming, Landed, Receipt, UploadOptions};
 
 /// Bytes of text fields, and of files in fields that are not ours, that are read past.
 const OTHER_FIELD_BYTES: usize = 1 << 20;
 /// Longest text of `recording_type` that is looked at.
 const TYPE_BYTES: usize = 256;
+
+/// Refusals that go into the audit: what was sent breaks a rule. The others are mistakes in the request, or the
+/// gateway's own trouble.
+const DENIED: [&str; 4] =
+    ["recording_too_large", "recording_type_not_allowed", "digest_mismatch", "idempotency_key_reused"];
 
 /// The form.
 #[derive(utoipa::ToSchema)]
@@ -48,6 +54,7 @@ pub(super) struct UploadForm {
         ("Idempotency-Key" = Option<String>, Header, description = "A repeat under the same key gets the first answer"),
         ("Repr-Digest" = Option<String>, Header, description = "sha-256 of the recording (RFC 9530); a mismatch stores nothing"),
         ("Content-Digest" = Option<String>, Header, description = "sha-256 of the request's body (RFC 9530); a mismatch stores nothing"),
+        ("Gateway-Job" = Option<String>, Header, description = "Id of a migration job (`POST /jobs`) that the recording's sync is to be a part of"),
         ("Prefer" = Option<String>, Header, description = "respond-async: answer 202 as soon as the recording is safe at the gateway"),
     ),
     request_body(content = inline(UploadForm), content_type = "multipart/form-data"),
@@ -65,7 +72,25 @@ pub(super) async fn upload_recording(
     body: Body,
 ) -> Result<Response, Problem> {
     let session = SessionId::parse(&session)?;
-    let content_type = text(&headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
+    let received = receive_form(&edge, &services, session.clone(), &headers, body).await;
+    if let Err(problem) = &received
+        && DENIED.contains(&problem.code)
+    {
+        services.note_denied(&session, problem.code, &problem.detail);
+    }
+    let receipt = received?;
+    let status = if receipt.landed == Landed::Early { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, Json(UploadView::of(receipt))).into_response())
+}
+
+async fn receive_form(
+    edge: &Edge,
+    services: &Services,
+    session: SessionId,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Receipt, Problem> {
+    let content_type = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
     let boundary = boundary(content_type)?;
     if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Problem::new(
@@ -74,14 +99,15 @@ pub(super) async fn upload_recording(
             "Send the form without Content-Encoding; recordings are stored as they are.",
         ));
     }
-    let request_bytes =
-        text(&headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
-    let expected_body = digest_field(&headers, "content-digest")?;
+    let request_bytes = text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+    let expected_body = digest_field(headers, "content-digest")?;
     let options = UploadOptions {
         request_bytes,
-        idempotency_key: idempotency_key(&headers)?,
-        expected_digest: digest_field(&headers, "repr-digest")?,
-        respond_async: prefers_async(&headers),
+        idempotency_key: idempotency_key(headers)?,
+        expected_digest: digest_field(headers, "repr-digest")?,
+        respond_async: prefers_async(headers),
+        // What cannot be read is no job either.
+        parent_job: headers.get("gateway-job").map(|id| id.to_str().unwrap_or_default().to_owned()),
     };
     let mut incoming = services.begin_upload(session, options).await?;
 
@@ -128,9 +154,7 @@ pub(super) async fn upload_recording(
             return Err(crate::service::ServiceError::DigestMismatch.into());
         }
     }
-    let receipt = incoming.finish().await?;
-    let status = if receipt.landed == Landed::Early { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok((status, Json(UploadView::of(receipt))).into_response())
+    Ok(incoming.finish().await?)
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

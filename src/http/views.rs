@@ -20,7 +20,7 @@ pub(super) fn time_text_us(us: i64) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000).map(time_text).unwrap_or_default()
 }
 
-fn store_names(stores: StoreSet) -> Vec<&'static str> {
+pub(super) fn store_names(stores: StoreSet) -> Vec<&'static str> {
     stores.iter().map(StoreKind::as_str).collect()
 }
 

@@ -1,38 +1,46 @@
-//! Takes jobs one after the other, deletions first, then the oldest, and puts back what did not work. It wakes when the
-//! bell rings, when a job is due, and every `interval` in any case.
+//! Takes jobs one after the other, the oldest first, keeps their lease while they run, and puts back what did not work. It
+//! wakes when the bell rings, and looks every few seconds in any case for what has become due.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use crate::catalog::{Job, Work};
+use crate::domain::backoff;
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::Services;
-use crate::service::sync::Tried;
+use crate::service::work::Tried;
 use crate::storage::chain;
 
-/// How long a job is ours. A job that takes longer may be tried by another gateway too, which does no harm: every
-/// step asks what is there before it changes anything.
-const LEASE: Duration = Duration::from_secs(3600);
-/// Longest pause between two tries of one job.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// How long a job is ours after we last said so. A gateway that vanished leaves its jobs to others after this long.
+const LEASE: Duration = Duration::from_secs(120);
+/// How often we say so at least; also how soon a job that was cancelled, deleted or taken over is dropped.
+const RENEWED_EVERY: Duration = Duration::from_secs(30);
+/// How often to look for jobs whose time has come.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Runs until the process stops.
+/// What became of the time spent on a job.
+#[derive(PartialEq, Eq)]
+enum Next {
+    /// The next one may follow at once.
+    Go,
+    /// Nothing can be done now.
+    Wait,
+}
+
+/// Runs until the process stops. Several may run at once. `interval` is the first pause of a job that failed.
 pub async fn run_jobs(services: Services, interval: Duration, work: Work) {
     let stopping = services.tasks.stopping().clone();
     let mut rings = services.bell.subscribe();
     loop {
         while !stopping.is_cancelled() {
-            let now = micros(OffsetDateTime::now_utc());
-            match services.claim_job(now, micros_of(LEASE), work).await {
+            match services.claim_job(now_us(), micros_of(LEASE), work).await {
                 Ok(Some(job)) => {
-                    tokio::select! {
-                        () = run_one(&services, &job, interval) => {}
-                        // Broken off: its lease is given back, the next start tries again.
-                        () = stopping.cancelled() => {
-                            let _ = services.catalog.postpone_job(&job, now, "the gateway was stopped").await;
-                        }
+                    if run_one(&services, &job, interval).await == Next::Wait {
+                        break;
                     }
                 }
                 Ok(None) => break,
@@ -44,37 +52,88 @@ pub async fn run_jobs(services: Services, interval: Duration, work: Work) {
         }
         tokio::select! {
             _ = rings.changed() => {}
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(interval.min(LOOK_EVERY)) => {}
             () = stopping.cancelled() => return,
         }
     }
 }
 
-async fn run_one(services: &Services, job: &Job, interval: Duration) {
+async fn run_one(services: &Services, job: &Job, interval: Duration) -> Next {
     let kind = job.kind.name();
-    let (outcome, noted) = match services.try_job(job).await {
+    let _running = metrics::job_running(kind);
+    let tried = tokio::select! {
+        tried = services.try_job(job) => tried,
+        () = lease_lost(services, job, interval) => {
+            tracing::info!(job.kind = kind, job.id = %job.id, "a job was taken away while it ran; it is dropped");
+            services.drop_job(job).await;
+            metrics::job_tried(kind, "dropped");
+            return Next::Go;
+        }
+        // Broken off: the next start tries again, and this was no try.
+        () = services.tasks.stopping().cancelled() => Tried::NotNow,
+    };
+    let (outcome, noted) = match tried {
         Tried::Done => ("done", services.catalog.complete_job(job).await),
         Tried::Parked => {
-            tracing::warn!(job.kind = kind, job.id = %job.id, "the cloud will not take a recording; it stays here");
+            tracing::warn!(job.kind = kind, job.id = %job.id, "a recording cannot go to the cloud; it stays here");
             ("parked", services.catalog.complete_job(job).await)
         }
-        Tried::Again(reason) => {
-            let pause = pause_before(job.attempt, interval);
-            tracing::info!(job.kind = kind, job.id = %job.id, job.attempt, reason, "a job is tried again later");
-            let run_at = micros(OffsetDateTime::now_utc()).saturating_add(micros_of(pause));
-            ("failed", services.catalog.postpone_job(job, run_at, &reason).await)
+        Tried::NotNow => {
+            if let Err(error) = services.catalog.release_job(job).await {
+                tracing::warn!(job.kind = kind, job.id = %job.id, error = %chain(&error), "a job waits until its lease is over");
+            }
+            return Next::Wait;
+        }
+        Tried::Again(setback) => {
+            let pause = backoff::pause(job.attempt, interval, chance());
+            let pause = pause.max(setback.at_least.unwrap_or_default());
+            let run_at = now_us().saturating_add(micros_of(pause));
+            tracing::info!(
+                job.kind = kind, job.id = %job.id, job.attempt, reason = setback.reason,
+                pause_ms = pause.as_millis() as u64, "a job is tried again later"
+            );
+            let noted = services.catalog.postpone_job(job, run_at, &setback.reason).await;
+            // After that, so that whoever hurries what waits finds this one waiting.
+            services.put_off.note(&setback, run_at);
+            ("failed", noted)
         }
     };
     metrics::job_tried(kind, outcome);
+    services.tell_job(&job.id).await;
     if let Err(error) = noted {
         tracing::error!(job.kind = kind, job.id = %job.id, error = %chain(&error), "a job's end could not be noted; it will run again");
+        return Next::Wait;
+    }
+    Next::Go
+}
+
+/// Keeps the lease; ends when it is lost, or may be because the catalogue does not answer.
+async fn lease_lost(services: &Services, job: &Job, interval: Duration) {
+    let every = interval.clamp(Duration::from_secs(1), RENEWED_EVERY);
+    let mut renewed = Instant::now();
+    loop {
+        tokio::time::sleep(every).await;
+        let asked = Instant::now();
+        match services.catalog.renew_job(job, now_us().saturating_add(micros_of(LEASE))).await {
+            Ok(true) => renewed = asked,
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(job.id = %job.id, error = %chain(&error), "a job's lease could not be renewed");
+                if renewed.elapsed() + every >= LEASE {
+                    return;
+                }
+            }
+        }
     }
 }
 
-/// The interval, doubled with each try.
-fn pause_before(attempt: i64, interval: Duration) -> Duration {
-    let doublings = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or(0);
-    interval.saturating_mul(1 << doublings).min(LONGEST_PAUSE.max(interval))
+/// Any number from 0 to 1. The hasher's keys are random, and others for each of them.
+fn chance() -> f64 {
+    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
+}
+
+fn now_us() -> i64 {
+    micros(OffsetDateTime::now_utc())
 }
 
 fn micros_of(duration: Duration) -> i64 {
@@ -86,8 +145,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_bound() {
-        let seconds = |attempt| pause_before(attempt, Duration::from_secs(30)).as_secs();
-        assert_eq!([1, 2, 3, 5, 6, 60, i64::MAX].map(seconds), [30, 60, 120, 480, 600, 600, 600]);
+    fn chance_is_any_number_from_0_to_1() {
+        let some: Vec<f64> = (0..1000).map(|_| chance()).collect();
+        assert!(some.iter().all(|c| (0.0..=1.0).contains(c)));
+        let mean = some.iter().sum::<f64>() / 1000.0;
+        assert!((0.4..0.6).contains(&mean), "{mean}");
     }
 }

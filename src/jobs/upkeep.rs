@@ -1,5 +1,5 @@
 //! Small regular duties: asking the cloud how it is and what it takes, taking in files that operators drop, tending the
-//! disk, folding metrics.
+//! disk, forgetting old jobs, folding metrics.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::Services;
+use crate::service::events::Health;
 use crate::storage::breaker::State;
 use crate::storage::chain;
 
@@ -17,17 +18,30 @@ const PROBE_EVERY: Duration = Duration::from_secs(300);
 /// How often the whole bucket is listed for objects of deleted recordings.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
-/// Runs until the process stops, a turn every few seconds.
-pub async fn run_upkeep(services: Services, interval: Duration) {
+/// How often old jobs are forgotten.
+const EXPIRE_EVERY: Duration = Duration::from_secs(600);
+
+/// Runs until the process stops, a turn every few seconds. Jobs that ended longer than `keep_jobs` ago are forgotten.
+pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Duration) {
     let stopping = services.tasks.stopping().clone();
-    let mut last_probe: Option<Instant> = None;
-    let (mut answered, mut was_closed, mut short) = (false, false, false);
+    let (mut last_probe, mut last_expiry): (Option<Instant>, Option<Instant>) = (None, None);
+    let (mut answered, mut was_closed, mut took_writes, mut short) = (false, false, false, false);
+    let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|at| at.elapsed() >= every);
     loop {
         metrics::upkeep();
         short = services.tend_disk(short).await;
+        if is_due(last_expiry, EXPIRE_EVERY.min(keep_jobs)) {
+            last_expiry = Some(Instant::now());
+            let before = micros(OffsetDateTime::now_utc() - keep_jobs);
+            if let Err(error) = services.catalog.expire_jobs(before).await {
+                tracing::warn!(error = %chain(&error), "old jobs stay in the catalogue");
+            }
+        }
         let status = services.stores.primary_status();
         let troubled = status.as_ref().is_some_and(|s| s.probed.is_none() || s.state != State::Closed);
-        if status.is_some() && (troubled || last_probe.is_none_or(|at| at.elapsed() >= PROBE_EVERY)) {
+        if let Some(status) = &status
+            && (troubled || is_due(last_probe, PROBE_EVERY))
+        {
             last_probe = Some(Instant::now());
             let probed = services.stores.probe_primary().await;
             if let Err(error) = &probed {
@@ -35,27 +49,35 @@ pub async fn run_upkeep(services: Services, interval: Duration) {
             }
             let is_back = probed.is_ok() && !answered;
             answered = probed.is_ok();
+            if let (Ok(now), Some(before)) = (&probed, &status.probed)
+                && (&now.max_object_bytes, &now.allowed_types)
+                    != (&before.max_object_bytes, &before.allowed_types)
+            {
+                tracing::info!("the bucket takes other recordings now; what it refused is tried again");
+                if let Err(error) = services.queue_refused().await {
+                    tracing::warn!(error = %chain(&error), "what the cloud refused stays parked");
+                }
+            }
             if is_back {
-                hurry(&services).await;
+                services.hurry_jobs().await;
             }
         }
         let closed = status.is_some_and(|status| status.state == State::Closed);
         if closed && !was_closed {
-            hurry(&services).await;
+            services.hurry_jobs().await;
         }
         was_closed = closed;
+        // After a pause the cloud is tried by the oldest job: there may be no upload for hours.
+        let takes_writes = services.stores.primary_takes_writes();
+        if takes_writes && !took_writes {
+            services.bell.send_replace(());
+        }
+        took_writes = takes_writes;
+        services.events.look_at(Health { cloud: closed, short });
         tokio::select! {
             () = tokio::time::sleep(interval.min(Duration::from_secs(5))) => {}
             () = stopping.cancelled() => return,
         }
-    }
-}
-
-/// The cloud is back: what was put off for minutes while it was away need not wait longer.
-async fn hurry(services: &Services) {
-    match services.catalog.hurry_jobs(micros(OffsetDateTime::now_utc())).await {
-        Ok(()) => services.bell.send_replace(()),
-        Err(error) => tracing::warn!(error = %chain(&error), "what waits for the cloud waits its time"),
     }
 }
 

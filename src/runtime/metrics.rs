@@ -40,7 +40,7 @@ pub fn init() {
         describe_counter!("gateway_deletions_total", "Recordings deleted, by outcome (done, pending)");
         describe_counter!(
             "gateway_jobs_total",
-            "Background jobs tried, by kind and outcome (done, failed, parked)"
+            "Background jobs tried, by kind and outcome (done, failed, parked, dropped)"
         );
         describe_gauge!(
             "gateway_cloud_breaker_state",
@@ -54,7 +54,8 @@ pub fn init() {
         describe_gauge!("gateway_unsynced_bytes", Unit::Bytes, "Their bytes");
         describe_gauge!("gateway_unsynced_oldest_seconds", Unit::Seconds, "Age of the oldest of them");
         describe_gauge!("gateway_parked_recordings", "Recordings the cloud will not take");
-        describe_gauge!("gateway_jobs_waiting", "Jobs that wait");
+        describe_gauge!("gateway_jobs_waiting", "Jobs that wait or run");
+        describe_gauge!("gateway_jobs_running", "Jobs that this gateway is at, by kind");
         describe_gauge!("gateway_disk_free_bytes", Unit::Bytes, "Free space where recordings are kept");
         describe_gauge!(
             "gateway_disk_reserved_bytes",
@@ -113,6 +114,21 @@ pub fn deleted(outcome: &'static str) {
 /// A job was tried.
 pub fn job_tried(kind: &'static str, outcome: &'static str) {
     counter!("gateway_jobs_total", "kind" => kind, "outcome" => outcome).increment(1);
+}
+
+/// A job is being tried for as long as the returned value lives.
+pub fn job_running(kind: &'static str) -> JobRunning {
+    gauge!("gateway_jobs_running", "kind" => kind).increment(1.0);
+    JobRunning(kind)
+}
+
+/// A job that is counted as running.
+pub struct JobRunning(&'static str);
+
+impl Drop for JobRunning {
+    fn drop(&mut self) {
+        gauge!("gateway_jobs_running", "kind" => self.0).decrement(1.0);
+    }
 }
 
 /// The bytes of a cloud recording were wanted, and the cache had them (`hit`) or not (`miss`).

@@ -2,8 +2,9 @@
 //! the recording is gone from every answer, whatever happens to the rest.
 
 use crate::catalog::Tombstone;
-use crate::domain::{ContentDigest, ObjectKey, SessionId, StoreKind, StoreSet};
+use crate::domain::{ContentDigest, Filename, ObjectKey, SessionId, StoreKind, StoreSet};
 use crate::runtime::metrics;
+use crate::service::events::Event;
 use crate::service::{ServiceError, Services};
 use crate::storage::tiered::PrimaryError;
 use crate::storage::{ListScope, chain};
@@ -54,7 +55,9 @@ impl Services {
             Err(error) => return Err(error),
         };
         self.forget_and_entomb(std::slice::from_ref(key), &[digest], self.everywhere()).await?;
+        self.tell_deletion(&key.session, Some(&key.filename), self.everywhere());
         let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
+        self.tell_deletion(&key.session, Some(&key.filename), deletion.pending);
         metrics::deleted(if deletion.pending.is_empty() { "done" } else { "pending" });
         Ok(deletion)
     }
@@ -75,6 +78,11 @@ impl Services {
             self.cache.forget(*digest).await;
         }
         Ok(())
+    }
+
+    fn tell_deletion(&self, session: &SessionId, filename: Option<&Filename>, pending: StoreSet) {
+        let (session, filename) = (session.clone(), filename.cloned());
+        self.events.tell(|| Event::Deletion { session, filename, pending });
     }
 
     fn everywhere(&self) -> StoreSet {
@@ -171,8 +179,10 @@ impl Services {
             merged.rows.into_iter().map(|row| (row.recording.key, row.recording.sha256)).unzip();
         // Every tombstone first, at once, so that the whole session is gone from every answer; then the stores.
         self.forget_and_entomb(&keys, &digests, self.everywhere()).await?;
+        self.tell_deletion(session, None, self.everywhere());
         let mut pending = self.finish_deletions(&keys).await?.pending;
         pending.supabase |= cloud_unknown;
+        self.tell_deletion(session, None, pending);
         metrics::deleted(if pending.is_empty() { "done" } else { "pending" });
         Ok(SessionDeletion { count: keys.len(), pending })
     }

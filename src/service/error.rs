@@ -51,6 +51,24 @@ pub enum ServiceError {
     /// The idempotency key was used for something else.
     #[error("the idempotency key was used for another recording")]
     RequestDiffers,
+    /// No such job.
+    #[error("there is no such job")]
+    JobNotFound,
+    /// The job cannot be changed so, for this reason: a whole sentence.
+    #[error("{0}")]
+    JobFixed(&'static str),
+    /// An upload names a bulk load that is not known.
+    #[error("the upload is to be part of a bulk load that is not known")]
+    NoSuchLoad,
+    /// There is no cloud to bring anything to.
+    #[error("no cloud is configured")]
+    NoCloud,
+    /// All places for listeners are taken.
+    #[error("too many listen to events")]
+    TooManyListeners,
+    /// Another verification is running.
+    #[error("another verification is running")]
+    VerifyRunning,
     /// The cloud is needed and cannot be used.
     #[error("the cloud is needed and cannot be used")]
     Cloud(#[source] PrimaryError),

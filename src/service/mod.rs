@@ -4,17 +4,22 @@
 //! Each public function says "safe to drop" (the caller may go away at any await and nothing is left behind) or
 //! "runs detached" (it goes on to its end when the caller goes away).
 
+pub mod audit;
 pub mod cache;
 pub mod delete;
 mod disk;
 pub mod download;
 pub mod error;
+pub mod events;
 pub mod health;
+pub mod jobs;
 pub mod list;
 pub mod rebuild;
 pub mod recover;
-pub mod sync;
+mod sync;
 pub mod upload;
+pub mod verify;
+pub mod work;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,16 +48,24 @@ pub struct Services {
     pub tasks: Tasks,
     /// Rung when there is new work for the background.
     pub bell: watch::Sender<()>,
+    /// What waits because the cloud failed.
+    pub put_off: Arc<work::PutOff>,
     /// What the configuration lays down.
     pub rules: Arc<Rules>,
     /// Uploads that may run at once.
     pub upload_slots: Arc<tokio::sync::Semaphore>,
+    /// Held by the one verification that runs.
+    pub verifying: Arc<tokio::sync::Semaphore>,
     /// Room on the disk and who was promised it.
     pub room: Room,
     /// Room that the catalogue gets when the disk is full.
     pub reserve: Reserve,
     /// Cloud recordings that are played from here.
     pub cache: cache::Cache,
+    /// What happens, for those who listen.
+    pub events: events::Events,
+    /// How many refusals may be noted.
+    pub denials: audit::Denials,
 }
 
 impl Services {

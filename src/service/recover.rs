@@ -23,15 +23,27 @@ impl Services {
                 Some(id) => self.catalog.get_by_upload(id).await?,
                 None => None,
             };
+            let row = row.filter(|row| row.stores.local && row.held_by.is_none());
             let wanted = match row {
-                Some(row) if row.stores.local && row.held_by.is_none() => {
-                    self.stores.fallback().head(&row.key).await?.is_none().then_some(row)
+                // A file that is shorter than the row says was never synced, so never promised.
+                Some(row) if row.size_bytes == leftover.size_bytes => {
+                    match self.stores.fallback().head(&row.key).await? {
+                        None => Some(row),
+                        // It has its place already, under both names where renaming takes two steps.
+                        Some(file) if file.size_bytes == row.size_bytes => None,
+                        Some(_) => {
+                            tracing::error!(
+                                object.key = %row.key,
+                                "another file has the place of a recording that was promised; move it away and start again"
+                            );
+                            continue;
+                        }
+                    }
                 }
                 _ => None,
             };
             match wanted {
-                // A file that is shorter than the row says was never synced, so never promised.
-                Some(row) if row.size_bytes == leftover.size_bytes => {
+                Some(row) => {
                     let source = leftover.open(self.spool.blocks().clone())?;
                     if let Err(error) = self.place(&row, &source).await {
                         // It was promised: whatever stands in the way, it stays for the next start.
@@ -40,7 +52,7 @@ impl Services {
                     }
                     placed += 1;
                 }
-                _ => {
+                None => {
                     leftover.remove()?;
                     removed += 1;
                 }

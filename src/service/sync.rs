@@ -1,105 +1,68 @@
-//! Work in the background: bringing what only the local disk has to the cloud, and finishing deletions. Each call
-//! tries one job once; when it is tried again is the runner's business.
+//! One sync: bringing a recording that only the local disk has to the cloud. Each call is one try, which asks before it
+//! changes anything, so that a repeat after a crash anywhere does no harm.
 //!
 //! Invariant: the local copy goes only after the cloud copy was compared, and a recording that was deleted while it
 //! was being sent is deleted from the cloud again.
 
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
 use md5::{Digest as _, Md5};
 use sha2::Sha256;
+use time::OffsetDateTime;
 
 use super::delete::PrimaryOrService;
+use super::work::{Setback, Tried};
 use super::{ServiceError, Services, Verify};
-use crate::catalog::{CatalogError, Job, JobKind, QueueSyncs, Work};
+use crate::catalog::Job;
 use crate::domain::{ContentDigest, Durability, ObjectKey, Recording, StoreKind, StoreSet};
 use crate::storage::tiered::{PrimaryError, Waiting};
-use crate::storage::{Kind, ObjectMeta, StorageError, chain};
-use futures_util::StreamExt;
+use crate::storage::{Kind, ObjectMeta, ResumePoint, StorageError, chain};
 
-/// How a try ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Tried {
-    /// The job is done and gone.
-    Done,
-    /// The cloud will not take it; the job is gone and the recording says why.
-    Parked,
-    /// It has to be tried again, for this reason.
-    Again(String),
-}
+/// A recording whose file is missing may be one whose file is just being put in its place; after this long it is not.
+const PLACED_AFTER: Duration = Duration::from_secs(60);
 
 impl Services {
-    /// Leaves a job for everything that should be in the cloud alone and is not. Safe to drop and to repeat.
-    pub async fn queue_unsynced(&self) -> Result<(), ServiceError> {
-        if self.stores.has_primary() {
-            let in_both = !self.rules.keep_local;
-            self.catalog.queue_syncs(QueueSyncs { in_both, ..QueueSyncs::default() }).await?;
-        }
-        Ok(())
-    }
-
-    /// Takes the next job that is due, also on a full disk: the work that waits is what makes room there.
-    pub async fn claim_job(
-        &self,
-        now_us: i64,
-        lease_us: i64,
-        work: Work,
-    ) -> Result<Option<Job>, CatalogError> {
-        self.even_when_full(|| self.catalog.claim_job(now_us, lease_us, work)).await
-    }
-
-    /// Tries a job once. Safe to drop and to repeat.
-    pub async fn try_job(&self, job: &Job) -> Tried {
-        let done = match &job.kind {
-            JobKind::Sync(key) => self.sync_recording(key).await,
-            JobKind::Delete(key) | JobKind::DeleteLocal(key) => self.resume_deletion(key).await,
-            JobKind::DeleteSession(session) => {
-                self.finish_session_deletion(session).await.map(|()| Tried::Done)
-            }
-            // Done by their children; nobody is given one.
-            JobKind::SyncAll | JobKind::SyncSession(_) | JobKind::Migration => Ok(Tried::Done),
-        };
-        match done {
-            Ok(tried) => tried,
-            Err(error) => Tried::Again(chain(&error)),
-        }
-    }
-
-    async fn resume_deletion(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
-        let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
-        Ok(match deletion.pending.iter().next() {
-            None => Tried::Done,
-            Some(store) => Tried::Again(format!("{store} did not confirm the deletion")),
-        })
-    }
-
     /// Brings one recording to the cloud. If it is deleted meanwhile, whatever may have arrived is deleted too.
-    async fn sync_recording(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
+    pub(super) async fn sync_recording(&self, job: &Job, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
         let Some(recording) = self.catalog.get(key).await.map_err(ServiceError::from)? else {
             return Ok(Tried::Done);
         };
         if recording.stores.supabase {
             return self.let_local_go(&recording).await;
         }
-        let tried = self.send_recording(&recording).await;
+        let point = JobPoint::of(self, job);
+        let tried = self.send_recording(&recording, &point).await;
         if self.catalog.get(key).await.map_err(ServiceError::from)?.is_none() {
-            // The object may have come after the cloud confirmed that it has none: it has to be asked again, and by
-            // a job of its own, for the one of this sync went with the recording.
-            let cloud = StoreSet::only(StoreKind::Supabase);
-            let entombed = self.catalog.entomb(std::slice::from_ref(key), cloud, &self.origin).await;
-            entombed.map_err(ServiceError::from)?;
-            return self.resume_deletion(key).await;
+            return self.delete_what_arrived(key).await;
         }
         tried
     }
 
+    /// The recording was deleted while it was being sent. The object may have come after the cloud confirmed that it has
+    /// none: it has to be asked again, and by a job of its own, for the one of this sync went with the recording.
+    pub(super) async fn delete_what_arrived(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
+        let cloud = StoreSet::only(StoreKind::Supabase);
+        let entombed = self.catalog.entomb(std::slice::from_ref(key), cloud, &self.origin).await;
+        entombed.map_err(ServiceError::from)?;
+        self.resume_deletion(key).await
+    }
+
     /// Sends a recording, compares it in the cloud, and lets the local copy go.
-    async fn send_recording(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
+    async fn send_recording(
+        &self,
+        recording: &Recording,
+        point: &JobPoint<'_>,
+    ) -> Result<Tried, PrimaryOrService> {
         let key = &recording.key;
         // Asked before the whole file is read, once for each try of each recording that waits.
         if !self.stores.primary_takes_writes() {
-            return Ok(Tried::Again("the cloud is left alone for a while".into()));
+            return Ok(Tried::NotNow);
         }
         let Some(source) = self.stores.fallback().source(key).await.map_err(ServiceError::from)? else {
-            return Ok(Tried::Again("the local file is missing".into()));
+            return self.settle_missing(recording).await;
         };
         let before = self.local_tag(key).await?;
         let local = Digests::of(&source, self.rules.verify == Verify::Etag).await?;
@@ -127,7 +90,7 @@ impl Services {
             original_filename: recording.original_filename.clone(),
         };
         let size = Some(recording.size_bytes);
-        match self.stores.put_primary(key, &source, size, &meta, Waiting::Nobody(None)).await {
+        match self.stores.put_primary(key, &source, size, &meta, Waiting::Nobody(Some(point))).await {
             Ok(()) => {}
             Err(error) if error.name_is_taken() => {
                 // Other bytes of this name; the same bytes, sent by somebody else, will do.
@@ -137,9 +100,11 @@ impl Services {
                     return Ok(Tried::Parked);
                 }
             }
+            // Somebody else is finding out whether it is back: nothing was sent.
+            Err(PrimaryError::LeftAlone { .. } | PrimaryError::NotConfigured) => return Ok(Tried::NotNow),
             Err(error) => match error.parks() {
                 Some(reason) => {
-                    self.catalog.park(key, reason, &self.origin).await.map_err(ServiceError::from)?;
+                    self.catalog.park_for_now(key, reason, &self.origin).await.map_err(ServiceError::from)?;
                     return Ok(Tried::Parked);
                 }
                 None => return Err(error.into()),
@@ -148,9 +113,37 @@ impl Services {
         let durability = self.compare_in_cloud(key, recording, &local).await?;
         if self.local_tag(key).await? != before {
             // Somebody writes to the file: what was sent is not all of it, and it must not go.
-            return Ok(Tried::Again("the local file was changed while it was being sent".into()));
+            return Ok(Setback::here("the local file was changed while it was being sent"));
         }
         self.settle_synced(key, local.sha256, durability).await
+    }
+
+    /// The local file is not there. Parked only once both places were asked: a loss is told, not guessed.
+    async fn settle_missing(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
+        let key = &recording.key;
+        if OffsetDateTime::now_utc() - recording.uploaded_at < PLACED_AFTER {
+            return Ok(Setback::here("the local file is not in its place yet"));
+        }
+        let listing = self.stores.look(key).await;
+        let there = listing.primary?.into_iter().next();
+        if !listing.fallback.map_err(ServiceError::from)?.is_empty() {
+            return Ok(Setback::here("the local file was away for a moment"));
+        }
+        if let (Some(object), Some(sha256)) = (there, recording.sha256)
+            && object.size_bytes == recording.size_bytes
+            && self.read_back(key).await? == sha256
+        {
+            // Somebody moved it there.
+            let cloud = StoreSet::only(StoreKind::Supabase);
+            let marked =
+                self.catalog.mark_stored(key, cloud, Durability::CloudVerified, sha256, &self.origin).await;
+            marked.map_err(ServiceError::from)?;
+            return Ok(Tried::Done);
+        }
+        let reason =
+            "its file is missing on this disk and the cloud does not have it; put the file back and retry";
+        self.catalog.park_for_now(key, reason, &self.origin).await.map_err(ServiceError::from)?;
+        Ok(Tried::Parked)
     }
 
     /// What tells that the local file was written to: its size and time.
@@ -251,6 +244,33 @@ impl Services {
             hasher.update(&chunk.map_err(|error| gone("reading it back broke off").because(error))?);
         }
         Ok(ContentDigest::from_bytes(hasher.finalize().into()))
+    }
+}
+
+/// The resume point of a transfer is kept in the row of its job, so that it outlives the process.
+struct JobPoint<'a> {
+    services: &'a Services,
+    job: &'a Job,
+    at: Mutex<Option<String>>,
+}
+
+impl<'a> JobPoint<'a> {
+    fn of(services: &'a Services, job: &'a Job) -> Self {
+        Self { services, job, at: Mutex::new(job.resume_point.clone()) }
+    }
+}
+
+#[async_trait]
+impl ResumePoint for JobPoint<'_> {
+    async fn load(&self) -> Option<String> {
+        self.at.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    async fn save(&self, at: Option<&str>) {
+        *self.at.lock().unwrap_or_else(|e| e.into_inner()) = at.map(str::to_owned);
+        if let Err(error) = self.services.catalog.keep_resume_point(self.job, at).await {
+            tracing::warn!(job.id = %self.job.id, error = %chain(&error), "where a transfer can go on could not be noted");
+        }
     }
 }
 

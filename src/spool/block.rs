@@ -38,6 +38,11 @@ impl BlockPool {
         self.take_class(class.max(1))
     }
 
+    /// Uploads that are being received.
+    pub fn uploads(&self) -> usize {
+        self.inner.uploads.load(Ordering::Relaxed)
+    }
+
     fn take_class(&self, class: usize) -> Block {
         let free = self.inner.free[class].lock().unwrap_or_else(|e| e.into_inner()).pop();
         let bytes = free.unwrap_or_else(|| vec![0; CLASSES[class].0].into_boxed_slice());

@@ -13,13 +13,14 @@ mod reserve;
 mod room;
 mod writer;
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempPath;
 use tokio::sync::{Semaphore, watch};
@@ -64,6 +65,11 @@ pub struct Leftover {
 }
 
 impl Leftover {
+    /// Its name in the spool.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The file as a complete source. Unlike other spool files it stays if it is not taken.
     pub fn open(&self, blocks: BlockPool) -> Result<SpoolReader, SpoolError> {
         let path = TempPath::try_from_path(&self.path)?;
@@ -120,6 +126,8 @@ pub struct Spool {
     /// How many hash and write jobs run at once in the whole program: with a thread per upload, sixty-four uploads
     /// are slower than with a few.
     gate: Arc<Semaphore>,
+    /// The files of this process, by their upload.
+    held: Arc<Mutex<HashMap<String, Weak<Shared>>>>,
 }
 
 impl Spool {
@@ -127,22 +135,29 @@ impl Spool {
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
         let jobs = std::thread::available_parallelism().map_or(2, usize::from) * 4;
-        Ok(Self { dir, blocks: BlockPool::default(), gate: Arc::new(Semaphore::new(jobs)) })
+        Ok(Self {
+            dir,
+            blocks: BlockPool::default(),
+            gate: Arc::new(Semaphore::new(jobs)),
+            held: Arc::default(),
+        })
     }
 
-    /// Files that an earlier process left. Only to be asked before the first upload. Blocking for one listing.
+    /// Files in the spool; before the first upload those are what an earlier process left. Blocking for one listing.
     pub fn leftovers(&self) -> Result<Vec<Leftover>, SpoolError> {
         let mut leftovers = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
-            if entry.file_type()?.is_file() {
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Gone while we look.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if metadata.is_file() {
                 let upload_id =
                     entry.file_name().to_str().and_then(|name| name.strip_prefix(FORM)).map(str::to_owned);
-                leftovers.push(Leftover {
-                    upload_id,
-                    size_bytes: entry.metadata()?.len(),
-                    path: entry.path(),
-                });
+                leftovers.push(Leftover { upload_id, size_bytes: metadata.len(), path: entry.path() });
             }
         }
         Ok(leftovers)
@@ -161,7 +176,35 @@ impl Spool {
             followed_at: Mutex::default(),
             blocks: self.blocks.clone(),
         };
-        Ok(SpoolWriter::new(Arc::new(shared), self.gate.clone()))
+        let shared = Arc::new(shared);
+        self.held().insert(upload_id.to_owned(), Arc::downgrade(&shared));
+        Ok(SpoolWriter::new(shared, self.gate.clone()))
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Weak<Shared>>> {
+        let mut held = self.held.lock().unwrap_or_else(|e| e.into_inner());
+        held.retain(|_, file| file.strong_count() > 0);
+        held
+    }
+
+    /// Whether the upload's file is here, in somebody's hands or left for the next start.
+    pub fn has(&self, upload_id: &str) -> bool {
+        !upload_id.is_empty()
+            && (self.held().contains_key(upload_id) || self.dir.join(format!("{FORM}{upload_id}")).exists())
+    }
+
+    /// Files that nobody in this process holds and that were not written to for `quiet`. Blocking for one listing.
+    pub fn forsaken(&self, quiet: Duration) -> Result<Vec<Leftover>, SpoolError> {
+        let mut leftovers = self.leftovers()?;
+        // Asked after the listing: a file that is listed and held by nobody now is held by nobody later.
+        let held = self.held();
+        let long_ago = SystemTime::now() - quiet;
+        leftovers.retain(|leftover| {
+            let is_held = leftover.upload_id.as_ref().is_some_and(|id| held.contains_key(id));
+            let modified = std::fs::metadata(&leftover.path).and_then(|file| file.modified());
+            !is_held && modified.is_ok_and(|at| at <= long_ago)
+        });
+        Ok(leftovers)
     }
 
     fn new_file(&self, name: &str) -> io::Result<(File, TempPath)> {

@@ -49,6 +49,12 @@ struct Open {
     trying_since: Option<Instant>,
 }
 
+impl Open {
+    fn is_being_tried(&self, now: Instant) -> bool {
+        self.trying_since.is_some_and(|since| now < since + self.pause.max(Duration::from_secs(60)))
+    }
+}
+
 impl Breaker {
     /// Opens after `threshold` failures in a row, first for `first_pause`.
     pub fn new(threshold: u32, first_pause: Duration) -> Self {
@@ -58,13 +64,16 @@ impl Breaker {
     /// May a request be made now? [`Admission::Try`] takes the one place there is.
     pub fn admit(&mut self, now: Instant) -> Admission {
         let Some(open) = &mut self.open else { return Admission::Go };
-        let abandoned =
-            open.trying_since.is_some_and(|since| now >= since + open.pause.max(Duration::from_secs(60)));
-        if now < open.until || (open.trying_since.is_some() && !abandoned) {
+        if now < open.until || open.is_being_tried(now) {
             return Admission::Refused;
         }
         open.trying_since = Some(now);
         Admission::Try
+    }
+
+    /// Whether [`admit`](Self::admit) would let a request pass, without taking the place of a try.
+    pub fn would_admit(&self, now: Instant) -> bool {
+        self.open.as_ref().is_none_or(|open| now >= open.until && !open.is_being_tried(now))
     }
 
     /// A request ended without saying anything about the store: its place, if it was a try, is free again.
@@ -164,8 +173,10 @@ mod tests {
         let (mut breaker, t) = (Breaker::new(1, PAUSE), Instant::now());
         breaker.failed(t, "down", false, None);
         let t = t + PAUSE;
+        assert!(!breaker.would_admit(t - Duration::from_millis(1)) && breaker.would_admit(t));
         assert_eq!(breaker.admit(t), Admission::Try);
         assert_eq!(breaker.admit(t), Admission::Refused, "the place is taken");
+        assert!(!breaker.would_admit(t), "asking takes no place and finds none");
         breaker.failed(t, "still down", false, None);
         assert_eq!(breaker.admit(t + PAUSE), Admission::Refused);
         let t = t + 2 * PAUSE;

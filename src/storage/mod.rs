@@ -15,12 +15,14 @@ mod resume;
 pub mod supabase;
 pub mod tiered;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use time::OffsetDateTime;
 
 pub use error::{Kind, Outcome, Retry, StorageError};
 pub use resume::{Background, ForThisCall, ResumePoint};
@@ -60,7 +62,7 @@ pub struct OpenObject {
 }
 
 /// What a probe found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Probe {
     /// Whether anybody may read by URL.
     pub public: bool,
@@ -118,6 +120,29 @@ pub trait ObjectStore: Send + Sync {
 
     /// All objects of the scope whose keys are recordings, in no particular order, to the last page.
     async fn list(&self, scope: &ListScope) -> Result<Vec<StoredObject>, StorageError>;
+
+    /// Every session that may have objects here, also one whose place is empty.
+    async fn sessions(&self) -> Result<BTreeSet<SessionId>, StorageError> {
+        let objects = self.list(&ListScope::Everything).await?;
+        Ok(objects.into_iter().map(|object| object.key.session).collect())
+    }
+
+    /// Whether a session has a place here that holds nothing at all and has been so since `before`. With `remove` the
+    /// place goes. A store without places of sessions has no empty ones.
+    async fn empty_session(
+        &self,
+        _session: &SessionId,
+        _before: OffsetDateTime,
+        _remove: bool,
+    ) -> Result<bool, StorageError> {
+        Ok(false)
+    }
+
+    /// Takes an object out of the recordings without destroying it, for somebody to look at, and says where it went.
+    /// `None` if it is not there, or the store has no such place.
+    async fn set_aside(&self, _key: &ObjectKey) -> Result<Option<String>, StorageError> {
+        Ok(None)
+    }
 
     /// Removes an object. `false` if there was none. On success it is gone for every later question.
     async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError>;

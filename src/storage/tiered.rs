@@ -3,6 +3,7 @@
 //!
 //! Reads and writes have a breaker each: a bucket that lists well may still refuse every upload.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::{
     StorageError, chain,
 };
 use crate::domain::merge::StoredObject;
-use crate::domain::{ObjectKey, StoreKind};
+use crate::domain::{ObjectKey, SessionId, StoreKind};
 use crate::spool::SpoolReader;
 
 /// A transfer whose last block left longer ago is not moving.
@@ -84,6 +85,11 @@ impl PrimaryError {
             }
             _ => None,
         }
+    }
+
+    /// Whether the object is over a size limit.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.kind == Kind::TooLarge)
     }
 
     /// How long the primary said it wants to be left alone.
@@ -248,9 +254,10 @@ impl TieredStore {
         self.primary.as_ref().ok_or(PrimaryError::NotConfigured)
     }
 
-    /// Whether a write to the primary would be tried now.
+    /// Whether a write to the primary would be tried now: there is one, and it is not left alone, and nobody is just
+    /// finding out whether it is back.
     pub fn primary_takes_writes(&self) -> bool {
-        self.primary.as_ref().is_some_and(|p| lock(&p.writes).state(Instant::now()) != State::Open)
+        self.primary.as_ref().is_some_and(|p| lock(&p.writes).would_admit(Instant::now()))
     }
 
     /// Stores and confirms an object in the primary, following `source` while it grows. Safe to drop: the outcome is
@@ -334,6 +341,12 @@ impl TieredStore {
         };
         let (primary, fallback) = tokio::join!(primary, self.fallback.list(scope));
         Listing { primary, fallback }
+    }
+
+    /// The sessions of the primary.
+    pub async fn primary_sessions(&self) -> Result<BTreeSet<SessionId>, PrimaryError> {
+        let primary = self.primary()?;
+        asked(&primary.reads, primary.store.sessions()).await
     }
 
     /// Asks both for one object, as a listing of at most one.

@@ -97,6 +97,8 @@ fn nothing_at_all_is_a_working_local_gateway() {
     assert_eq!(config.uploads.idempotency_ttl, Duration::from_secs(24 * 3600));
     assert_eq!(config.sync.interval, Duration::from_secs(30));
     assert_eq!((config.sync.keep_local, config.sync.verify), (false, SyncVerify::Etag));
+    assert_eq!((config.sync.max_concurrent, config.sync.max_rate), (2, 0));
+    assert_eq!(config.sync.keep_jobs, Duration::from_secs(7 * 24 * 3600));
     assert_eq!((config.download.via, config.download.cache_bytes), (DownloadVia::Redirect, 0));
     assert_eq!(config.log.level, "info");
 

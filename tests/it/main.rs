@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
+mod audit;
 mod cache;
 mod check;
 mod cli;
@@ -13,11 +14,13 @@ mod delete;
 mod disk_full;
 mod download;
 mod environment;
+mod events;
 mod fake_contract;
 mod fallback;
 mod hostile;
 mod idempotency;
 mod interrupted;
+mod jobs_api;
 mod limits;
 mod list;
 mod migrate;
@@ -29,11 +32,14 @@ mod page;
 mod parked;
 mod problems;
 mod protocol;
+mod recover;
 mod reliability;
 mod resumable_sync;
+mod runner;
 mod support;
 mod sync;
 mod tidy;
 mod two_gateways;
 mod upload;
+mod verify;
 mod wire;

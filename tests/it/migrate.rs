@@ -374,6 +374,7 @@ async fn a_second_interrupt_ends_at_once() {
     let server = Scripted::start(|seen| match seen.line.split('?').next().unwrap() {
         "GET /config.json" => reply(200, &json!({"allowed_types": ["video/*"], "max_bytes": 4000})),
         "GET /recordings/s/list" => reply(200, &json!({"recordings": []})),
+        "POST /jobs" => reply(201, &json!({"id": "j"})),
         _ => {
             BEGUN.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(SLOW);

@@ -5,7 +5,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::rows::{corrupt, digest_of, time_of};
-use super::{Result, SqlCatalog, Tx, new_id, now_us};
+use super::{Result, SqlCatalog, Tx, given, new_id, now_us};
 use crate::catalog::{Action, Audit, AuditEntry, AuditQuery, Change, Origin};
 
 pub(super) async fn note(tx: &mut Tx, change: &Change<'_>, by: &Origin) -> Result<()> {
@@ -37,13 +37,18 @@ impl Audit for SqlCatalog {
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>> {
-        let rows = sqlx::query(
+        let session = given("session_id", 1, query.session.is_some());
+        let before = match query.before {
+            Some(_) => "id < $7",
+            None => "$7 = ''",
+        };
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "SELECT id, at, action, actor, request_id, session_id, filename, sha256_before, sha256_after, detail
-             FROM audit WHERE ($1 = '' OR session_id = $1) AND ($2 = '' OR filename = $2)
+             FROM audit WHERE {session} AND ($2 = '' OR filename = $2)
                  AND ($3 = '' OR action = $3) AND ($4 = '' OR actor = $4)
-                 AND at >= $5 AND at < $6 AND ($7 = '' OR id < $7)
-             ORDER BY id DESC LIMIT $8",
-        )
+                 AND at >= $5 AND at < $6 AND {before}
+             ORDER BY id DESC LIMIT $8"
+        )))
         .bind(query.session.as_ref().map_or("", |session| session.as_str()))
         .bind(query.filename.as_deref().unwrap_or_default())
         .bind(query.action.map_or("", Action::as_str))

@@ -6,12 +6,12 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::rows::{corrupt, time_of};
-use super::{Dialect, Result, SqlCatalog, Tx, audit, new_id, now_us};
+use super::{Dialect, Result, SqlCatalog, Tx, audit, given, new_id, now_us};
 use crate::catalog::{
     Action, Change, Changed, Children, Job, JobKind, JobQuery, JobRecord, JobState, Jobs, Origin, QueueSyncs,
     Work,
 };
-use crate::domain::{GatewayId, ObjectKey, SessionId, StoreSet};
+use crate::domain::{Filename, GatewayId, ObjectKey, SessionId, StoreSet};
 
 /// Why a recording whose sync was cancelled is not in the cloud.
 const CANCELLED: &str = "its sync was cancelled; retry the job to send it";
@@ -269,13 +269,14 @@ impl Jobs for SqlCatalog {
         let rows = sqlx::query(
             "SELECT session_id, filename, local_gateway FROM recordings r
              WHERE ($1 = '' OR session_id = $1) AND local_gateway IS NOT NULL AND (in_supabase = 0 OR $2 = 1)
-                 AND (parked_reason IS NULL OR $3 = 1)
+                 AND (parked_reason IS NULL OR $3 = 1 OR ($4 = 1 AND parked_for_now = 1))
                  AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'sync' AND j.session_id = r.session_id
                                  AND j.filename = r.filename AND j.state = 'open') ORDER BY uploaded_at",
         )
         .bind(session)
         .bind(i64::from(which.in_both))
         .bind(i64::from(which.parked))
+        .bind(i64::from(which.for_now))
         .fetch_all(&mut *tx)
         .await?;
         for row in &rows {
@@ -286,19 +287,24 @@ impl Jobs for SqlCatalog {
                 NewJob { kind: "sync", session, filename, gateway: Some(&holder), parent: which.parent };
             insert(&mut tx, job).await?;
         }
-        if which.parked {
+        if which.parked || which.for_now {
             sqlx::query(
                 "UPDATE recordings SET parked_reason = NULL WHERE parked_reason IS NOT NULL AND ($1 = '' OR session_id = $1)
-                     AND in_supabase = 0",
+                     AND in_supabase = 0 AND (parked_for_now = 1 OR $2 = 1)",
+            )
+            .bind(session)
+            .bind(i64::from(which.parked))
+            .execute(&mut *tx)
+            .await?;
+            // The new job takes the parked one's place.
+            sqlx::query(
+                "UPDATE jobs SET state = 'cancelled' WHERE kind = 'sync' AND state = 'parked' AND ($1 = '' OR session_id = $1)
+                     AND NOT EXISTS (SELECT 1 FROM recordings r WHERE r.session_id = jobs.session_id
+                         AND r.filename = jobs.filename AND parked_reason IS NOT NULL)",
             )
             .bind(session)
             .execute(&mut *tx)
             .await?;
-            // The new job takes the parked one's place.
-            sqlx::query("UPDATE jobs SET state = 'cancelled' WHERE kind = 'sync' AND state = 'parked' AND ($1 = '' OR session_id = $1)")
-                .bind(session)
-                .execute(&mut *tx)
-                .await?;
         }
         if let Some(parent) = which.parent {
             sqlx::query(
@@ -327,15 +333,18 @@ impl Jobs for SqlCatalog {
             Dialect::Sqlite => "",
             Dialect::Postgres => "FOR UPDATE SKIP LOCKED",
         };
+        // Each is one question: with a single kind the oldest is the first that the index has.
+        const DELETIONS: &str = "kind IN ('delete_local', 'delete', 'delete_session')";
         let kinds = match work {
-            Work::All => ["'delete_local', 'delete', 'delete_session'", "'sync'"].as_slice(),
-            Work::Deletions => ["'delete_local', 'delete', 'delete_session'"].as_slice(),
+            Work::All => [DELETIONS, "kind = 'sync'"].as_slice(),
+            Work::Deletions => [DELETIONS].as_slice(),
+            Work::Local => ["kind = 'delete_local'"].as_slice(),
         };
         for kinds in kinds {
             let mut tx = self.begin().await?;
             let row = sqlx::query(sqlx::AssertSqlSafe(format!(
                 "UPDATE jobs SET leased_until = $2, leased_by = $3, attempts = attempts + 1 WHERE id = (
-                     SELECT id FROM jobs WHERE state = 'open' AND kind IN ({kinds}) AND run_at <= $1 AND leased_until <= $1
+                     SELECT id FROM jobs WHERE state = 'open' AND {kinds} AND run_at <= $1 AND leased_until <= $1
                          AND (gateway IS NULL OR gateway = $3)
                      ORDER BY created_at, id LIMIT 1 {skip})
                  RETURNING id, kind, session_id, filename, attempts, resume_point"
@@ -416,6 +425,19 @@ impl Jobs for SqlCatalog {
         Ok(tx.commit().await?)
     }
 
+    async fn release_job(&self, job: &Job) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query(
+            "UPDATE jobs SET leased_until = 0, leased_by = NULL, attempts = attempts - 1
+             WHERE id = $1 AND attempts = $2 AND state = 'open' AND leased_until > 0",
+        )
+        .bind(job.id.as_str())
+        .bind(job.attempt)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
     async fn keep_resume_point(&self, job: &Job, at: Option<&str>) -> Result<()> {
         let mut tx = self.begin().await?;
         sqlx::query("UPDATE jobs SET resume_point = $3 WHERE id = $1 AND attempts = $2 AND state = 'open'")
@@ -429,10 +451,14 @@ impl Jobs for SqlCatalog {
 
     async fn hurry_jobs(&self, now_us: i64) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query("UPDATE jobs SET run_at = $1 WHERE state = 'open' AND run_at > $1")
-            .bind(now_us)
-            .execute(&mut *tx)
-            .await?;
+        // The times were spread by chance: their fractions of a second are, still.
+        sqlx::query(
+            "UPDATE jobs SET run_at = $1 + attempts * (run_at % 1000000)
+             WHERE state = 'open' AND run_at > $1 + attempts * (run_at % 1000000)",
+        )
+        .bind(now_us)
+        .execute(&mut *tx)
+        .await?;
         Ok(tx.commit().await?)
     }
 
@@ -474,6 +500,21 @@ impl Jobs for SqlCatalog {
         Ok(tx.commit().await?)
     }
 
+    async fn open_jobs(&self, session: &SessionId, filename: Option<&Filename>) -> Result<Vec<JobRecord>> {
+        // The kinds are named so that the index of open jobs, which begins with them, is used.
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {JOB_COLUMNS} FROM jobs WHERE state = 'open'
+                 AND kind IN ('sync', 'delete', 'delete_local', 'delete_session')
+                 AND session_id = $1 AND ($2 = '' OR filename = $2) ORDER BY id"
+        )))
+        .bind(session.as_str())
+        .bind(filename.map_or("", |filename| filename.as_str()))
+        .fetch_all(&mut *self.snapshot().await?)
+        .await?;
+        let now = now_us();
+        rows.iter().map(|row| record_of(row, now)).collect()
+    }
+
     async fn get_job(&self, id: &str) -> Result<Option<JobRecord>> {
         self.job(&mut self.snapshot().await?, id).await
     }
@@ -487,10 +528,15 @@ impl Jobs for SqlCatalog {
             Some(JobState::Running) => ("open", "running"),
             Some(state) => (state.as_str(), ""),
         };
+        let parent = given("parent_id", 4, query.parent.is_some());
+        let before = match query.before {
+            Some(_) => "id < $5",
+            None => "$5 = ''",
+        };
         let mut tx = self.snapshot().await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "SELECT {JOB_COLUMNS} FROM jobs WHERE ($1 = '' OR state = $1) AND ($2 = '' OR kind = $2)
-                 AND ($3 = '' OR session_id = $3) AND ($4 = '' OR parent_id = $4) AND ($5 = '' OR id < $5)
+                 AND ($3 = '' OR session_id = $3) AND {parent} AND {before}
                  AND ($6 = '' OR ($6 = 'running') = (leased_until > $7 OR kind IN ('sync_all', 'sync_session', 'migration')))
              ORDER BY id DESC LIMIT $8"
         )))
@@ -581,7 +627,8 @@ impl Jobs for SqlCatalog {
         let affected = self.affected(&mut tx, &job, &["open"]).await?;
         for (_, key) in &affected {
             sqlx::query(
-                "UPDATE recordings SET parked_reason = $3 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0",
+                "UPDATE recordings SET parked_reason = $3, parked_for_now = 0
+                 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0",
             )
             .bind(key.session.as_str())
             .bind(key.filename.as_str())

@@ -114,16 +114,25 @@ impl SqlCatalog {
     }
 
     /// What an earlier process had begun: its leases, and keyed requests of which nothing may have come. What it
-    /// reserved stays until somebody has looked for its object. Rows of a catalogue that one gateway had alone get
-    /// its id.
+    /// reserved stays until somebody has looked for its object. An embedded catalogue is one gateway's own: whoever
+    /// opens it is that gateway, also if its id was lost.
     async fn take_over(&self) -> Result<()> {
         let mut tx = self.begin().await?;
+        if self.dialect == Dialect::Sqlite {
+            for statement in [
+                "UPDATE recordings SET local_gateway = $1 WHERE local_gateway <> $1",
+                "UPDATE tombstones SET local_gateway = $1 WHERE local_gateway <> $1",
+                "UPDATE jobs SET gateway = $1 WHERE gateway <> $1",
+                "UPDATE jobs SET leased_by = $1 WHERE leased_by <> $1",
+                "UPDATE reservations SET gateway = $1 WHERE gateway <> $1",
+                "UPDATE idempotent_requests SET gateway = $1 WHERE gateway <> $1",
+            ] {
+                sqlx::query(statement).bind(self.gateway.as_str()).execute(&mut *tx).await?;
+            }
+        }
         for statement in [
-            "UPDATE recordings SET local_gateway = $1 WHERE local_gateway = ''",
-            "UPDATE tombstones SET local_gateway = $1 WHERE local_gateway = ''",
-            "UPDATE jobs SET gateway = $1 WHERE gateway = ''",
             "UPDATE jobs SET leased_until = 0, leased_by = NULL WHERE leased_by = $1",
-            "DELETE FROM idempotent_requests WHERE answer IS NULL AND gateway IN ($1, '') AND NOT EXISTS (
+            "DELETE FROM idempotent_requests WHERE answer IS NULL AND gateway = $1 AND NOT EXISTS (
                  SELECT 1 FROM reservations r WHERE r.scope = idempotent_requests.scope
                  AND r.request_key = idempotent_requests.request_key)",
         ] {
@@ -131,6 +140,12 @@ impl SqlCatalog {
         }
         Ok(tx.commit().await?)
     }
+}
+
+/// A filter that an index can serve: text that allows for its absence would be read row by row. The value is bound in
+/// either case.
+fn given(column: &str, number: u32, is_given: bool) -> String {
+    if is_given { format!("{column} = ${number}") } else { format!("${number} = ''") }
 }
 
 fn now_us() -> i64 {

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of};
+use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of};
 use super::{Result, SqlCatalog, Tx, audit, jobs};
 use crate::catalog::{
-    Abandoned, Action, Arrival, CatalogError, Change, Counts, Origin, Recordings, RequestKey, View,
+    Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Origin, Recordings, RequestKey, View,
 };
 use crate::domain::merge::Deleted;
 use crate::domain::recording::micros;
@@ -47,8 +47,8 @@ impl SqlCatalog {
     async fn insert(&self, tx: &mut Tx, recording: &Recording) -> Result<()> {
         sqlx::query(
             "INSERT INTO recordings (session_id, filename, size_bytes, sha256, content_type, original_filename,
-                 durability, in_supabase, local_gateway, uploaded_at, parked_reason, upload_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                 durability, in_supabase, local_gateway, uploaded_at, parked_reason, upload_id, parked_for_now)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         )
         .bind(recording.key.session.as_str())
         .bind(recording.key.filename.as_str())
@@ -62,9 +62,30 @@ impl SqlCatalog {
         .bind(micros(recording.uploaded_at))
         .bind(recording.parked_reason.as_deref())
         .bind(recording.upload_id.as_str())
+        // Of a recording that is new, only the cloud's word can have parked it.
+        .bind(i64::from(recording.parked_reason.is_some()))
         .execute(&mut **tx)
         .await?;
         Ok(())
+    }
+
+    async fn set_aside(&self, key: &ObjectKey, reason: &str, for_now: bool, by: &Origin) -> Result<()> {
+        let mut tx = self.begin_for(&key.session).await?;
+        let parked = sqlx::query(
+            "UPDATE recordings SET parked_reason = $3, parked_for_now = $4 WHERE session_id = $1 AND filename = $2",
+        )
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(reason)
+        .bind(i64::from(for_now))
+        .execute(&mut *tx)
+        .await?;
+        jobs::end_open(&mut tx, "sync", key, "parked", Some(reason)).await?;
+        if parked.rows_affected() > 0 {
+            let change = Change { detail: Some(reason), ..Change::of(Action::Parked, key) };
+            audit::note(&mut tx, &change, by).await?;
+        }
+        Ok(tx.commit().await?)
     }
 
     /// Who holds the local copy of a recording that this gateway stores so.
@@ -177,8 +198,12 @@ impl Recordings for SqlCatalog {
             jobs::add_deletions(&mut tx, key, recording.stores, &self.gateway).await?;
         } else {
             self.insert(&mut tx, &recording).await?;
-            if arrival.sync {
+            // One that the cloud will not take has a job too, to be retried when somebody made it fit.
+            if arrival.sync || recording.parked_reason.is_some() {
                 jobs::add(&mut tx, "sync", key, Some(&self.gateway), arrival.parent).await?;
+            }
+            if let Some(reason) = &recording.parked_reason {
+                jobs::end_open(&mut tx, "sync", key, "parked", Some(reason)).await?;
             }
         }
         let uploaded = Change { after: recording.sha256, ..Change::of(Action::Uploaded, key) };
@@ -264,6 +289,17 @@ impl Recordings for SqlCatalog {
         row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
     }
 
+    async fn sessions(&self) -> Result<Vec<SessionId>> {
+        let rows = sqlx::query(
+            "SELECT session_id FROM recordings UNION SELECT session_id FROM tombstones
+             UNION SELECT session_id FROM reservations UNION SELECT session_id FROM session_tombstones
+             UNION SELECT session_id FROM jobs WHERE state = 'open' AND session_id <> '' ORDER BY 1",
+        )
+        .fetch_all(&mut *self.snapshot().await?)
+        .await?;
+        rows.iter().map(session_of).collect()
+    }
+
     async fn view(&self, scope: &ListScope) -> Result<View> {
         // Two texts, so that one session's question uses its index whatever the planner thinks of parameters.
         let (filter, session) = match scope {
@@ -324,21 +360,51 @@ impl Recordings for SqlCatalog {
         Ok(true)
     }
 
-    async fn park(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<()> {
+    async fn mend(&self, mend: Mend<'_>, by: &Origin) -> Result<bool> {
+        let (before, key) = (mend.before, &mend.before.key);
         let mut tx = self.begin_for(&key.session).await?;
-        let parked =
-            sqlx::query("UPDATE recordings SET parked_reason = $3 WHERE session_id = $1 AND filename = $2")
-                .bind(key.session.as_str())
-                .bind(key.filename.as_str())
-                .bind(reason)
-                .execute(&mut *tx)
-                .await?;
-        jobs::end_open(&mut tx, "sync", key, "parked", Some(reason)).await?;
-        if parked.rows_affected() > 0 {
-            let change = Change { detail: Some(reason), ..Change::of(Action::Parked, key) };
-            audit::note(&mut tx, &change, by).await?;
+        if self.row(&mut tx, key).await?.as_ref() != Some(before) {
+            return Ok(false);
         }
-        Ok(tx.commit().await?)
+        // A copy on another gateway's disk stays that one's.
+        let holder = match &before.held_by {
+            Some(other) => mend.stores.local.then_some(other.as_str()),
+            None => self.holder(mend.stores),
+        };
+        sqlx::query(
+            "UPDATE recordings SET in_supabase = $3, local_gateway = $4, durability = $5, parked_reason = $6
+             WHERE session_id = $1 AND filename = $2",
+        )
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(i64::from(mend.stores.supabase))
+        .bind(holder)
+        .bind(mend.durability.as_str())
+        .bind(before.parked_reason.as_deref().filter(|_| !mend.sync && !mend.stores.supabase))
+        .execute(&mut *tx)
+        .await?;
+        if mend.sync {
+            jobs::add(&mut tx, "sync", key, Some(&self.gateway), None).await?;
+        } else if !mend.stores.local {
+            jobs::end_open(&mut tx, "sync", key, "done", None).await?;
+        }
+        let change = Change {
+            before: mend.found.or(before.sha256),
+            after: before.sha256,
+            detail: Some(mend.detail),
+            ..Change::of(Action::Repaired, key)
+        };
+        audit::note(&mut tx, &change, by).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn park(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<()> {
+        self.set_aside(key, reason, false, by).await
+    }
+
+    async fn park_for_now(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<()> {
+        self.set_aside(key, reason, true, by).await
     }
 
     async fn forget(&self, key: &ObjectKey, by: &Origin) -> Result<bool> {

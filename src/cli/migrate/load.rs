@@ -42,6 +42,8 @@ pub(super) struct Loader<'a> {
     /// Sessions at once.
     pub jobs: usize,
     pub patience: Patience,
+    /// The job that the recordings' syncs are to be parts of, as long as the gateway knows it.
+    pub job: RefCell<Option<String>>,
 }
 
 /// What came of it.
@@ -230,6 +232,10 @@ impl Loader<'_> {
                     "changed while it was being sent; the same command sends it again".into(),
                 ));
             }
+            if code(&error) == Some("load_unknown") && self.job.take().is_some() {
+                // Forgotten meanwhile: their syncs need no parent.
+                continue;
+            }
             if is_damage(&error) && damaged < DAMAGED_TRIES {
                 damaged += 1;
                 continue;
@@ -304,6 +310,10 @@ impl Loader<'_> {
             .request(Method::POST, url)
             .header("Repr-Digest", format_sha256(&source.digest))
             .header("Idempotency-Key", self.idempotency_key(file, source));
+        let request = match &*self.job.borrow() {
+            Some(job) => request.header("Gateway-Job", job),
+            None => request,
+        };
         let form = UploadForm::new(self.recording_type, &file.original);
         let answer = self.gateway.send(form.fill(request, bytes, Some(size))).await;
         if answer.is_err() {

@@ -112,6 +112,8 @@ pub(super) struct Totals {
     pub listed: Option<u64>,
     /// The gateway could not ask its cloud: what only that holds was not seen.
     pub degraded: bool,
+    /// The job whose parts are the syncs of what was loaded.
+    pub job: Option<String>,
 }
 
 impl Totals {

@@ -12,6 +12,7 @@ export const address = {
   content: (session, filename) => at('recordings', session, filename, 'content'),
   // Through the gateway, because browsers ignore the wish to save a file that another origin serves.
   save: (session, filename) => `${at('recordings', session, filename, 'content')}?via=proxy`,
+  events: at('events'),
   page: (session) => `${base.href}#s=${encodeURIComponent(session)}`,
 };
 
@@ -82,6 +83,26 @@ export const api = {
     }
   },
   remove: (session, filename) => call(address.recording(session, filename), { method: 'DELETE' }),
+  /** What a sync would send: `{count, bytes, parked}`; nothing where there is no cloud. */
+  async syncPlan() {
+    const { status, body } = await call(`${at('sync')}?dry_run=true`, { method: 'POST', accept: (status) => status < 400 || status === 409 });
+    return status === 409 ? { count: 0, bytes: 0, parked: 0 } : body;
+  },
+  /** Syncs in a state, newest first. */
+  syncs: (state, limit, session) => {
+    const asked = new URL(paged(at('jobs'), limit));
+    asked.search += `&kind=sync&state=${state}${session ? `&session_id=${encodeURIComponent(session)}` : ''}`;
+    return call(asked.href).then(({ body }) => body.jobs ?? []);
+  },
+  retryJob: (id) => call(at('jobs', id, 'retry'), { method: 'POST' }).then(({ body }) => body),
+  /** Has a parked recording tried again: its job, or its session's syncs where it has none. */
+  async tryAgain(session, filename) {
+    for (const state of ['parked', 'cancelled']) {
+      const job = (await api.syncs(state, 1000, session)).find((known) => known.filename === filename);
+      if (job) return api.retryJob(job.id);
+    }
+    return call(`${at('sync')}?session_id=${encodeURIComponent(session)}`, { method: 'POST' });
+  },
   removeSession: (session) => call(address.session(session), { method: 'DELETE' }),
   /** Why a recording can't be read: null when its first byte can. */
   async whyUnreadable(session, filename) {

@@ -2,6 +2,7 @@
 
 import { api, Problem } from './api.js';
 import { byId, make, setText } from './dom.js';
+import { eased, flowing, listen } from './live.js';
 
 const LEVELS = { ready: 'good', ok: 'good', degraded: 'warn', off: 'off' };
 const level = (status) => LEVELS[status] ?? 'bad';
@@ -11,9 +12,14 @@ const INTERVAL_MS = 15_000;
 /** `cloudConfigured()` answers true, false, or undefined while it isn't known. */
 export function startHealth(cloudConfigured) {
   const look = async () => {
-    if (!document.hidden) await show(cloudConfigured());
+    if (!document.hidden && !flowing()) await show(cloudConfigured());
     setTimeout(look, INTERVAL_MS);
   };
+  // What is free on the disk changes with recordings; whether the cloud can be reached has an event of its own.
+  const soon = eased(() => show(cloudConfigured()), 5000);
+  listen((name, data) => {
+    if (name === 'health' || name === 'reset' || name === 'deletion' || data.state === 'kept' || data.state === 'done') soon();
+  });
   document.addEventListener('visibilitychange', () => document.hidden || show(cloudConfigured()));
   document.addEventListener('click', (event) => {
     if (!byId('health').contains(event.target)) byId('health').open = false;

@@ -17,14 +17,16 @@ macro_rules! assets {
     };
 }
 
-static ASSETS: [(&str, &str, &[u8]); 14] = assets![
+static ASSETS: [(&str, &str, &[u8]); 16] = assets![
     "page.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     "icons.svg": "image/svg+xml",
     "api.js": "text/javascript; charset=utf-8",
+    "cloudward.js": "text/javascript; charset=utf-8",
     "dialogs.js": "text/javascript; charset=utf-8",
     "dom.js": "text/javascript; charset=utf-8",
     "health.js": "text/javascript; charset=utf-8",
+    "live.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "pagedlist.js": "text/javascript; charset=utf-8",
     "rows.js": "text/javascript; charset=utf-8",

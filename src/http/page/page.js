@@ -2,9 +2,11 @@
 // is in the modules below; they don't know each other's elements.
 
 import { api } from './api.js';
+import { startCloudward } from './cloudward.js';
 import { startPlayer } from './dialogs.js';
 import { byId, setText } from './dom.js';
 import { startHealth } from './health.js';
+import { startLive } from './live.js';
 import { setCloud, showNothing, showSession, showSessions, startShelf, touched } from './shelf.js';
 import { enqueue, setLimits, startUploads } from './uploads.js';
 import { freshSession, kindFault, sessionFault, size, typeList } from './words.js';
@@ -153,4 +155,6 @@ byId('skip').addEventListener('click', (event) => {
 follow();
 let config = {};
 startHealth(() => config.cloud_configured);
+startCloudward();
+startLive();
 config = await readConfig();

@@ -15,7 +15,7 @@ const PROMISES = {
 
 let ids = 0;
 
-/** `actions`: `play(recording, button)`, `copy`, `remove`, each `(recording, button)`. `cloudInUse()` tells
+/** `actions`: `play(recording, button)`, `copy`, `remove`, `tryAgain`, each `(recording, button)`. `cloudInUse()` tells
  *  whether local recordings have a cloud to wait for. */
 export function recordingRow(session, { actions, cloudInUse }) {
   const { element, parts } = fromTemplate('recording-row');
@@ -30,6 +30,7 @@ export function recordingRow(session, { actions, cloudInUse }) {
   });
   parts.play.addEventListener('click', () => actions.play(recording, parts.play));
   parts.copy.addEventListener('click', () => actions.copy(recording, parts.copy));
+  parts.again.addEventListener('click', () => actions.tryAgain(recording, parts.again));
   parts.delete.addEventListener('click', () => actions.remove(recording, parts.delete));
 
   function update(item) {
@@ -62,6 +63,10 @@ function fill(element, parts, session, item, cloudInUse) {
     parts[part].setAttribute('aria-label', `${words} ${title}`);
     parts[part].title = part === 'copy' ? 'Copy address' : words;
   }
+  const focused = document.activeElement === parts.again;
+  parts.again.hidden = !item.parked_reason;
+  if (focused && parts.again.hidden) parts.places.focus();
+  parts.again.setAttribute('aria-label', `Try again to send ${title} to the cloud`);
   parts.play.hidden = kind === 'file';
   parts.download.href = address.save(session, item.filename);
   parts.download.download = item.filename;

@@ -4,6 +4,7 @@
 import { address, api } from './api.js';
 import { ask, play } from './dialogs.js';
 import { announce, byId, copyFrom, setName, setText } from './dom.js';
+import { eased, flowing, listen } from './live.js';
 import { PAGE_ROWS, PagedList } from './pagedlist.js';
 import { recordingRow, sessionRow } from './rows.js';
 import { count, size } from './words.js';
@@ -25,7 +26,9 @@ export function startShelf() {
     byId('notice').hidden = true;
     byId('shelf-heading').focus();
   });
-  setInterval(quietly, REFRESH_MS);
+  setInterval(() => flowing() || quietly(), REFRESH_MS);
+  const soon = eased(() => (list?.busy ? soon() : quietly()));
+  listen((name, data) => concerns(name, data) && soon());
   document.addEventListener('visibilitychange', quietly);
 }
 
@@ -36,11 +39,18 @@ export function setCloud(configured) {
   refresh();
 }
 
+/** Whether an event changes what is shown. */
+function concerns(name, data) {
+  if (name === 'reset') return true;
+  const changes = { upload: ['kept'], sync: ['done', 'parked', 'cancelled', 'waiting'], deletion: ['pending', 'done'] };
+  return Boolean(changes[name]?.includes(data.state)) && (!view?.session || view.session === data.session_id);
+}
+
 export function showSession(session) {
   open({ session }, session, {
     read: (cursor, signal) => api.recordings(session, PAGE_ROWS, cursor, signal).then((answer) => ({ ...answer, items: answer.recordings ?? [] })),
     keyOf: (item) => item.filename,
-    createRow: () => recordingRow(session, { cloudInUse: () => cloud, actions: { play: (item) => play(session, item), copy: copyAddress, remove } }),
+    createRow: () => recordingRow(session, { cloudInUse: () => cloud, actions: { play: (item) => play(session, item), copy: copyAddress, remove, tryAgain } }),
   });
 }
 
@@ -160,6 +170,19 @@ function tell(text, requestId = null) {
 
 function copyAddress(item, button) {
   return copyFrom(button, item.public_url || address.content(view.session, item.filename));
+}
+
+async function tryAgain(item, button) {
+  const { session } = view;
+  button.disabled = true;
+  try {
+    await api.tryAgain(session, item.filename);
+    announce(`${item.original_filename || item.filename} is tried again.`);
+  } catch (problem) {
+    tell(problem.detail, problem.requestId);
+  }
+  button.disabled = false;
+  if (view?.session === session) await refresh();
 }
 
 async function remove(item, button) {

@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use self::cloud::CloudLeg;
 pub(super) use self::settle::receipt_of;
+use super::events::UploadEvents;
 use super::{ServiceError, Services};
 use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
@@ -36,6 +37,8 @@ pub struct UploadOptions {
     pub expected_digest: Option<ContentDigest>,
     /// Answer as soon as the recording is safe here.
     pub respond_async: bool,
+    /// The bulk load that its sync will be a part of.
+    pub parent_job: Option<String>,
 }
 
 /// What is known of the file before its bytes.
@@ -115,7 +118,8 @@ impl Services {
     ///
     /// # Errors
     /// [`ServiceError::TooLarge`], [`ServiceError::StorageFull`], [`ServiceError::SpoolUnusable`],
-    /// [`ServiceError::Busy`], or what [`ServiceError::RequestRunning`] says about the idempotency key.
+    /// [`ServiceError::Busy`], [`ServiceError::NoSuchLoad`], or what [`ServiceError::RequestRunning`] says about the
+    /// idempotency key.
     pub async fn begin_upload(
         &self,
         session: SessionId,
@@ -125,6 +129,9 @@ impl Services {
         // A form has some bytes beside the file; the file itself is counted exactly as it comes.
         if announced > self.rules.max_bytes.saturating_add(FORM_OVERHEAD_BYTES) {
             return Err(ServiceError::TooLarge { limit_bytes: self.rules.max_bytes });
+        }
+        if let Some(load) = &options.parent_job {
+            self.check_load(load).await?;
         }
         let room = self.room.reserve(options.request_bytes).await?;
         let slot = self.upload_slots.clone().try_acquire_owned().map_err(|_| ServiceError::Busy)?;
@@ -147,6 +154,7 @@ impl Services {
             Err(error) => return Err(error.into()),
         };
         metrics::uploads_in_flight(1.0);
+        let events = self.events.of_upload(&session, &upload_id);
         Ok(Incoming {
             services: self.clone(),
             session,
@@ -158,6 +166,7 @@ impl Services {
             started: Instant::now(),
             at: OffsetDateTime::now_utc(),
             upload_id,
+            events: Some(events),
             leftovers,
             _slot: slot,
             _in_flight: InFlight,
@@ -201,6 +210,8 @@ pub struct Incoming {
     at: OffsetDateTime,
     /// Names the spool file, the object's metadata and the row alike.
     upload_id: String,
+    /// Until somebody else tells how it ended.
+    events: Option<UploadEvents>,
     leftovers: Leftovers,
     _slot: OwnedSemaphorePermit,
     _in_flight: InFlight,
@@ -301,6 +312,9 @@ impl Incoming {
         if file.received > self.services.rules.max_bytes {
             return Err(ServiceError::TooLarge { limit_bytes: self.services.rules.max_bytes });
         }
+        if let Some(events) = &mut self.events {
+            events.received(file.received);
+        }
         if file.media.is_none() {
             let wanted = SNIFF_BYTES.saturating_sub(file.first.len()).min(bytes.len());
             file.first.extend_from_slice(&bytes[..wanted]);
@@ -389,6 +403,9 @@ impl Incoming {
         metrics::upload_ended(outcome, if receipt.is_ok() { size } else { 0 }, started.elapsed());
         if receipt.as_ref().is_ok_and(|r| matches!(r.landed, Landed::CloudUnavailable | Landed::Early)) {
             services.bell.send_replace(());
+        }
+        if receipt.as_ref().is_ok_and(|receipt| receipt.landed == Landed::Cloud) {
+            services.cloud_works();
         }
         receipt
     }

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::cloud::CloudLeg;
 use super::{Incoming, Landed, Leftovers, Receipt, expiry};
-use crate::catalog::{Arrival, RequestKey};
+use crate::catalog::{Action, Arrival, CatalogError, Change, RequestKey};
 use crate::domain::recording::{micros, to_microseconds};
 use crate::domain::{Durability, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
@@ -22,6 +22,7 @@ struct Complete {
     meta: ObjectMeta,
     leg: Option<CloudLeg>,
     respond_async: bool,
+    parent_job: Option<String>,
     fingerprint: String,
     leftovers: Leftovers,
     /// The keyed request, while its answer may still have to be taken back.
@@ -42,7 +43,11 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         if earlier.fingerprint != fingerprint {
             return Err(ServiceError::RequestDiffers);
         }
-        return serde_json::from_str(&earlier.answer).map_err(|_| ServiceError::Unexpected);
+        let receipt = serde_json::from_str(&earlier.answer).map_err(|_| ServiceError::Unexpected);
+        if let Some(events) = incoming.events.take() {
+            events.ended(&receipt);
+        }
+        return receipt;
     }
     let leg = file.leg.take();
     let complete = Complete {
@@ -57,6 +62,7 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         },
         leg,
         respond_async: incoming.options.respond_async,
+        parent_job: incoming.options.parent_job.take(),
         fingerprint,
         request: None,
         leftovers: std::mem::replace(&mut incoming.leftovers, Leftovers::none(&incoming.services)),
@@ -66,7 +72,15 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
     };
     let tasks = incoming.services.tasks.clone();
     // The client may go away now; the recording is complete and will be kept.
-    tasks.spawn(complete.keep()).await.unwrap_or(Err(ServiceError::Unexpected))
+    let events = incoming.events.take();
+    let keep = async move {
+        let receipt = complete.keep().await;
+        if let Some(events) = events {
+            events.ended(&receipt);
+        }
+        receipt
+    };
+    tasks.spawn(keep).await.unwrap_or(Err(ServiceError::Unexpected))
 }
 
 impl Complete {
@@ -184,8 +198,8 @@ impl Complete {
             PrimaryError::NotConfigured => Landed::Local,
             PrimaryError::LeftAlone { .. } if self.respond_async => Landed::Early,
             error => match error.parks() {
-                Some(reason) => Landed::Parked(reason.to_owned()),
-                None => Landed::CloudUnavailable,
+                Some(reason) if !self.may_go_in_pieces(error) => Landed::Parked(reason.to_owned()),
+                _ => Landed::CloudUnavailable,
             },
         };
         if !matches!(landed, Landed::Local | Landed::Early) {
@@ -235,6 +249,13 @@ impl Complete {
         }
     }
 
+    /// Whether it was too large for one request only: the background has another way, and parks it if that is refused too.
+    fn may_go_in_pieces(&self, error: &PrimaryError) -> bool {
+        let probed = self.services.stores.primary_status().and_then(|status| status.probed);
+        let limit = probed.and_then(|probe| probe.max_object_bytes);
+        error.is_too_large() && limit.is_none_or(|limit| self.size_bytes <= limit)
+    }
+
     /// Somebody who guessed the name may have deleted it before its file was in its place.
     async fn unless_deleted(&self, key: &ObjectKey) {
         if matches!(self.services.catalog.tombstone(key).await, Ok(Some(_))) {
@@ -264,7 +285,7 @@ impl Complete {
             recording,
             name_from: from.map(|from| (&self.stem, from)),
             sync: matches!(landed, Landed::CloudUnavailable | Landed::Early),
-            parent: None,
+            parent: self.parent_job.as_deref(),
             request: self.request.as_ref().map(|request| (request, self.fingerprint.as_str())),
             answer: &answer,
         };
@@ -273,7 +294,10 @@ impl Complete {
             // A connection that broke at the last moment does not tell whether it was written.
             Err(error) => match self.services.catalog.get_by_upload(&recording.upload_id).await {
                 Ok(Some(kept)) => kept,
-                Ok(None) => return Err(error.into()),
+                Ok(None) => {
+                    self.make_sure_of_nothing(&recording.key, &error).await;
+                    return Err(error.into());
+                }
                 Err(_) => {
                     // Nothing is given back or removed: the next start finds out what was promised.
                     self.source.leave();
@@ -295,6 +319,24 @@ impl Complete {
             }
         }
         Ok(receipt(&kept))
+    }
+}
+
+impl Complete {
+    /// A commit that failed may be on the disk all the same: not valid now, but a crash would make it count. The next
+    /// change that is flushed takes its place, so one is made. If that fails too, the bytes stay in the spool: the
+    /// next start then finds row and bytes, or no row and removes them; never a row alone.
+    async fn make_sure_of_nothing(&self, key: &ObjectKey, error: &CatalogError) {
+        // These failed before anything was flushed.
+        if matches!(error, CatalogError::Taken(_) | CatalogError::Full(_)) {
+            return;
+        }
+        let (session, detail) = (&key.session, Some("the upload could not be kept"));
+        let refused =
+            Change { action: Action::Denied, session, filename: None, before: None, after: None, detail };
+        if self.services.catalog.note(refused, &self.services.origin).await.is_err() {
+            self.source.leave();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The file operations of the local store, all blocking. Every path is resolved by handle, one component at a time
 //! below the root and without following links, so nothing that appears between a check and an open leads outside.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,6 +15,9 @@ use time::OffsetDateTime;
 use crate::domain::merge::StoredObject;
 use crate::domain::{Filename, ObjectKey, SessionId, media};
 use crate::spool::{Spool, SpoolReader};
+
+/// Where files go that are not to be trusted any more, below the root.
+const QUARANTINE: &str = ".quarantine";
 
 const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// `NONBLOCK`: opening a pipe must not wait for its writer.
@@ -155,12 +159,68 @@ impl Files {
             return Ok(false);
         }
         rustix::fs::fsync(&dir)?;
+        self.remove_session_dir(&key.session)?;
+        Ok(true)
+    }
+
+    /// Removes a session's directory if nothing is in it.
+    fn remove_session_dir(&self, session: &SessionId) -> io::Result<bool> {
         let _dirs = self.dirs.lock().unwrap_or_else(|e| e.into_inner());
         // Fails while other recordings are left.
-        if rustix::fs::unlinkat(&self.handle, key.session.as_str(), AtFlags::REMOVEDIR).is_ok() {
+        let removed = rustix::fs::unlinkat(&self.handle, session.as_str(), AtFlags::REMOVEDIR).is_ok();
+        if removed {
             rustix::fs::fsync(&self.handle)?;
         }
-        Ok(true)
+        Ok(removed)
+    }
+
+    pub(super) fn empty_session(
+        &self,
+        session: &SessionId,
+        before: OffsetDateTime,
+        remove: bool,
+    ) -> io::Result<bool> {
+        let Some(dir) = self.session_dir(session)? else { return Ok(false) };
+        if rustix::fs::fstat(&dir)?.st_mtime >= before.unix_timestamp() {
+            return Ok(false);
+        }
+        for entry in Dir::read_from(&dir)? {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        if remove { self.remove_session_dir(session) } else { Ok(true) }
+    }
+
+    /// Moves a file out of its session, below [`QUARANTINE`]; never onto another that is there. Says where it is now,
+    /// as a path below the root.
+    pub(super) fn set_aside(&self, key: &ObjectKey) -> io::Result<Option<String>> {
+        let Some(from) = self.session_dir(&key.session)? else { return Ok(None) };
+        let make = |parent: &OwnedFd, name: &str| -> io::Result<OwnedFd> {
+            match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) => rustix::fs::fsync(parent)?,
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            Ok(rustix::fs::openat(parent, name, DIR, Mode::empty())?)
+        };
+        let to = make(&make(&self.handle, QUARANTINE)?, key.session.as_str())?;
+        let name = key.filename.as_str();
+        for n in 1..1000 {
+            let aside = if n == 1 { name.to_owned() } else { format!("{name}.{n}") };
+            match rename_new(&from, Path::new(name), &to, &aside) {
+                Ok(()) => {
+                    rustix::fs::fsync(&to)?;
+                    rustix::fs::fsync(&from)?;
+                    self.remove_session_dir(&key.session)?;
+                    return Ok(Some(format!("{QUARANTINE}/{}/{aside}", key.session)));
+                }
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     pub(super) fn list_session(&self, session: &SessionId) -> io::Result<Vec<StoredObject>> {
@@ -186,6 +246,17 @@ impl Files {
             }
         }
         Ok(objects)
+    }
+
+    pub(super) fn sessions(&self) -> io::Result<BTreeSet<SessionId>> {
+        let mut sessions = BTreeSet::new();
+        for entry in Dir::read_from(&self.handle)? {
+            let entry = entry?;
+            let is_dir = matches!(entry.file_type(), FileType::Directory | FileType::Unknown);
+            let session = entry.file_name().to_str().ok().and_then(|name| SessionId::parse(name).ok());
+            sessions.extend(session.filter(|_| is_dir));
+        }
+        Ok(sessions)
     }
 
     pub(super) fn list_everything(&self) -> io::Result<Vec<StoredObject>> {

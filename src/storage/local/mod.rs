@@ -6,17 +6,19 @@
 
 mod files;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use time::OffsetDateTime;
 
 use self::files::Files;
 use super::{Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError};
 use crate::domain::merge::StoredObject;
-use crate::domain::{ObjectKey, StoreKind};
+use crate::domain::{ObjectKey, SessionId, StoreKind};
 use crate::spool::{Spool, SpoolReader, read_blocks};
 
 /// The store below one directory. Clones share it.
@@ -120,6 +122,28 @@ impl ObjectStore for LocalStore {
             ListScope::Everything => files.list_everything(),
         })
         .await
+    }
+
+    async fn sessions(&self) -> Result<BTreeSet<SessionId>, StorageError> {
+        self.blocking("cannot list the directory", Files::sessions).await
+    }
+
+    async fn empty_session(
+        &self,
+        session: &SessionId,
+        before: OffsetDateTime,
+        remove: bool,
+    ) -> Result<bool, StorageError> {
+        let session = session.clone();
+        self.blocking("cannot look into the directory", move |files| {
+            files.empty_session(&session, before, remove)
+        })
+        .await
+    }
+
+    async fn set_aside(&self, key: &ObjectKey) -> Result<Option<String>, StorageError> {
+        let key = key.clone();
+        self.blocking("cannot set the file aside", move |files| files.set_aside(&key)).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError> {

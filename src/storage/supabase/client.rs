@@ -127,9 +127,10 @@ impl Client {
         &self,
         prefix: &str,
         cursor: Option<&str>,
+        with_delimiter: bool,
     ) -> Result<wire::ListBody, StorageError> {
         let url = self.url(&format!("/object/list-v2/{}", wire::segment(&self.access.bucket)));
-        let query = wire::ListQuery { prefix, limit: 1000, cursor };
+        let query = wire::ListQuery { prefix, limit: 1000, cursor, with_delimiter };
         self.ask(self.questions.post(url).json(&query), false).await
     }
 

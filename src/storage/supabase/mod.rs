@@ -7,7 +7,7 @@ mod tus;
 mod upload;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub use self::client::Access;
 use self::client::Client;
 use super::{Background, Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError};
 use crate::domain::merge::StoredObject;
-use crate::domain::{ObjectKey, StoreKind};
+use crate::domain::{ObjectKey, SessionId, StoreKind};
 use crate::spool::SpoolReader;
 
 /// Longest key every backend takes, in bytes (section 4).
@@ -80,6 +80,33 @@ impl SupabaseStore {
                 refused(Kind::TypeRefused, format!("the bucket takes only {}", types.join(", ")))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Lists to the last page.
+    async fn all_pages(
+        &self,
+        prefix: &str,
+        with_delimiter: bool,
+        mut each: impl FnMut(wire::ListBody) + Send,
+    ) -> Result<(), StorageError> {
+        let mut cursor = None::<String>;
+        loop {
+            let mut page = self.client.list_page(prefix, cursor.as_deref(), with_delimiter).await?;
+            let (has_next, next) = (page.has_next, page.next_cursor.take());
+            each(page);
+            if !has_next {
+                return Ok(());
+            }
+            // A list that does not get on would be asked for ever.
+            if next.is_none() || next == cursor {
+                return Err(StorageError::certain(
+                    StoreKind::Supabase,
+                    Kind::Nonsense,
+                    "its list says that there is more and does not get on",
+                ));
+            }
+            cursor = next;
         }
     }
 }
@@ -189,24 +216,19 @@ impl ObjectStore for SupabaseStore {
             ListScope::Everything => String::new(),
             ListScope::Session(session) => format!("{session}/"),
         };
-        let (mut objects, mut cursor) = (BTreeMap::new(), None::<String>);
-        loop {
-            let page = self.client.list_page(&prefix, cursor.as_deref()).await?;
+        let mut objects = BTreeMap::new();
+        let collect = |page: wire::ListBody| {
             let found = page.objects.into_iter().filter_map(wire::ListedObject::into_object);
             objects.extend(found.map(|object| (object.key.clone(), object)));
-            if !page.has_next {
-                return Ok(objects.into_values().collect());
-            }
-            // A list that does not get on would be asked for ever.
-            if page.next_cursor.is_none() || page.next_cursor == cursor {
-                return Err(StorageError::certain(
-                    StoreKind::Supabase,
-                    Kind::Nonsense,
-                    "its list says that there is more and does not get on",
-                ));
-            }
-            cursor = page.next_cursor;
-        }
+        };
+        self.all_pages(&prefix, false, collect).await?;
+        Ok(objects.into_values().collect())
+    }
+
+    async fn sessions(&self) -> Result<BTreeSet<SessionId>, StorageError> {
+        let mut sessions = BTreeSet::new();
+        self.all_pages("", true, |page| sessions.extend(page.sessions())).await?;
+        Ok(sessions)
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError> {

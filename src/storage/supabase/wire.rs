@@ -12,7 +12,7 @@ use time::format_description::well_known::{Rfc2822, Rfc3339};
 
 use crate::domain::merge::StoredObject;
 use crate::domain::recording::to_microseconds;
-use crate::domain::{ContentDigest, ObjectKey, StoreKind};
+use crate::domain::{ContentDigest, ObjectKey, SessionId, StoreKind};
 use crate::storage::{Kind, ObjectMeta, StorageError};
 
 /// Everything but the characters that need no escape in a path segment.
@@ -210,6 +210,9 @@ pub(super) struct ListQuery<'a> {
     pub(super) limit: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cursor: Option<&'a str>,
+    /// Folders instead of what is in them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) with_delimiter: bool,
 }
 
 /// One page of a list.
@@ -220,6 +223,21 @@ pub(super) struct ListBody {
     #[serde(default)]
     pub(super) next_cursor: Option<String>,
     pub(super) objects: Vec<ListedObject>,
+    #[serde(default)]
+    folders: Vec<ListedFolder>,
+}
+
+/// A folder of a list with delimiter; its name ends in a slash.
+#[derive(Deserialize)]
+struct ListedFolder {
+    name: String,
+}
+
+impl ListBody {
+    /// The folders that can be sessions.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.folders.iter().filter_map(|folder| SessionId::parse(folder.name.trim_end_matches('/')).ok())
+    }
 }
 
 /// A row of a list.

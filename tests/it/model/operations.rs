@@ -63,6 +63,8 @@ pub enum Action {
         target: u16,
         stored: bool,
     },
+    /// Somebody asks that everything be synced, parked recordings too.
+    SyncNow,
     Settle,
     AdoptCloud,
     AdoptLocal,
@@ -119,7 +121,8 @@ fn action(dice: &mut Dice) -> Action {
         37..39 => Action::DeleteSession(session),
         39..42 => Action::List,
         42..44 => Action::Read(target),
-        44..57 => Action::Job,
+        44..56 => Action::Job,
+        56 => Action::SyncNow,
         57..61 => Action::DeleteDuringJob { target, stored: dice.one_in(2) },
         61..64 => Action::Settle,
         64..66 => Action::AdoptCloud,

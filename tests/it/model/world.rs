@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use recording_gateway::catalog::Work;
 use recording_gateway::domain::recording::micros;
 use recording_gateway::domain::{NameStem, ObjectKey, RecordingType, SessionId};
-use recording_gateway::service::sync::Tried;
+use recording_gateway::service::work::Tried;
 use recording_gateway::service::upload::{FileHead, Receipt, UploadOptions};
 use recording_gateway::service::{ServiceError, Services};
 use recording_gateway::storage::ListScope;
@@ -21,6 +22,8 @@ use super::process::Process;
 use crate::support::aged;
 use crate::support::media::webm;
 
+/// After this every job is due.
+const LONG: Duration = Duration::from_secs(86_400);
 const SMALL: usize = 300;
 /// Over the largest block there is.
 const LARGE: usize = (512 << 10) + 5000;
@@ -74,15 +77,16 @@ async fn send(services: Services, upload: Upload, bytes: Bytes, ends: bool) -> R
     incoming.finish().await
 }
 
-/// One job as the runner does it. Whether there was one.
-async fn job(services: Services) -> bool {
-    let now = micros(OffsetDateTime::now_utc());
+/// One job as the runner does it, of those that are due after `ahead`. Whether one was tried.
+async fn job(services: Services, ahead: Duration) -> bool {
+    let now = micros(OffsetDateTime::now_utc() + ahead);
     let Ok(Some(job)) = services.claim_job(now, 3_600_000_000, Work::All).await else { return false };
-    let _ = match services.try_job(&job).await {
-        Tried::Done | Tried::Parked => services.catalog.complete_job(&job).await,
-        Tried::Again(reason) => services.catalog.postpone_job(&job, now + 1, &reason).await,
+    let (tried, _) = match services.try_job(&job).await {
+        Tried::Done | Tried::Parked => (true, services.catalog.complete_job(&job).await),
+        Tried::NotNow => (false, services.catalog.release_job(&job).await),
+        Tried::Again(setback) => (true, services.catalog.postpone_job(&job, now + 1, &setback.reason).await),
     };
-    true
+    tried
 }
 
 impl World {
@@ -209,9 +213,12 @@ impl World {
             }
             Action::Job => {
                 self.lists_may_lie();
-                self.perform(step, job);
+                self.perform(step, |services| job(services, Duration::ZERO));
             }
             Action::DeleteDuringJob { target, stored } => self.delete_during_job(step, target, stored),
+            Action::SyncNow => {
+                self.perform(step, |services| async move { drop(services.sync_now(None, true).await) });
+            }
             Action::Settle => {
                 self.perform(step, |services| async move { drop(services.settle_abandoned().await) });
             }
@@ -433,7 +440,7 @@ impl World {
         self.bucket.set_gate(Some(stored));
         let (bucket, doomed) = (self.bucket.clone(), key.clone());
         let done = self.perform(step, |services| async move {
-            let mut sending = Box::pin(job(services.clone()));
+            let mut sending = Box::pin(job(services.clone(), Duration::ZERO));
             let deletion = async {
                 bucket.at_gate.notified().await;
                 let deleted = services.delete_recording(&doomed).await.map(|_| ());
@@ -502,9 +509,8 @@ impl World {
                     services.adopt_cloud_once().await.unwrap();
                     services.delete_late_pushes().await.unwrap();
                     services.adopt_local().await.unwrap();
-                    services.catalog.hurry_jobs(micros(OffsetDateTime::now_utc())).await.unwrap();
                     let mut tried = 0;
-                    while tried < 60 && job(services.clone()).await {
+                    while tried < 60 && job(services.clone(), LONG).await {
                         tried += 1;
                     }
                     tried > 0

@@ -1,7 +1,7 @@
 -- Several gateways on one catalogue; jobs that are kept to be looked at; an audit of every change.
 
--- The gateway whose disk has the local copy; NULL if none has. An empty text stands for the gateway that brings an
--- older catalogue up to date, which alone wrote it: it puts its id there.
+-- The gateway whose disk has the local copy; NULL if none has. An empty text stands for the one that had this catalogue
+-- alone: whoever opens it puts its id there.
 ALTER TABLE recordings ADD COLUMN local_gateway TEXT;
 UPDATE recordings SET local_gateway = '' WHERE in_local = 1;
 ALTER TABLE recordings DROP COLUMN in_local;

@@ -233,10 +233,22 @@ impl FakeSupabase {
 
     /// Puts an object without a request. The bucket must exist.
     pub fn put_object(&self, bucket: &str, key: &str, bytes: &[u8], content_type: &str) {
+        self.put_object_with(bucket, key, bytes, content_type, json!({}));
+    }
+
+    /// The same with the user's own metadata, as a late push would bring it.
+    pub fn put_object_with(
+        &self,
+        bucket: &str,
+        key: &str,
+        bytes: &[u8],
+        content_type: &str,
+        user_metadata: Value,
+    ) {
         let about = Description {
             content_type: content_type.to_owned(),
             cache_control: "no-cache".to_owned(),
-            user_metadata: json!({}),
+            user_metadata,
             ..Description::default()
         };
         let blob = Arc::new(blob::Blob::of(bytes));
