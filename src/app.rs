@@ -47,7 +47,7 @@ pub struct App {
     /// Its use cases, for tests.
     pub services: Services,
     listener: TcpListener,
-    router: axum::Router,
+    edge: Edge,
     limits: ServerLimits,
     catalog: Arc<dyn Catalog>,
     sync: SyncConfig,
@@ -134,7 +134,7 @@ impl App {
         let edge = Edge { services: services.clone(), settings: Arc::new(settings(config)) };
         Ok(Self {
             address,
-            router: router(edge),
+            edge,
             services,
             listener,
             limits: ServerLimits {
@@ -162,7 +162,7 @@ impl App {
             stopping.cancelled().await;
             Instant::now()
         });
-        let cut = serve_connections(self.listener, self.router, self.limits, tasks.clone()).await;
+        let cut = serve_connections(self.listener, router(self.edge), self.limits, tasks.clone()).await;
         if cut > 0 {
             tracing::warn!(connections = cut, "the grace is over; running requests are cut off");
         }

@@ -8,6 +8,7 @@ mod files;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +30,17 @@ pub struct LocalStore {
 
 impl LocalStore {
     /// Uses `root`, which must exist; `spool` lies on the same file system. Blocking.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CrossesDevices`](std::io::ErrorKind::CrossesDevices) if it does not: no file could be moved from
+    /// there into its place in one step.
     pub fn open(root: PathBuf, spool: Spool) -> std::io::Result<Self> {
+        let device = |path: &Path| std::fs::metadata(path).map(|facts| facts.dev());
+        if device(&root)? != device(spool.dir())? {
+            let why =
+                format!("{} must be on the same file system as {}", spool.dir().display(), root.display());
+            return Err(std::io::Error::new(std::io::ErrorKind::CrossesDevices, why));
+        }
         Ok(Self { files: Arc::new(Files::open(root)?), spool })
     }
 
