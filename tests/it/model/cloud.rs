@@ -97,6 +97,8 @@ pub struct Bucket {
     pub at_gate: Notify,
     /// Lets it through.
     pub through: Notify,
+    /// The next file of a disk cannot be put in its place.
+    pub no_place: AtomicBool,
 }
 
 impl Bucket {
@@ -115,6 +117,7 @@ impl Bucket {
             calm: AtomicBool::new(false),
             at_gate: Notify::new(),
             through: Notify::new(),
+            no_place: AtomicBool::new(false),
         })
     }
 
@@ -439,9 +442,11 @@ impl ObjectStore for ScriptedCloud {
     }
 }
 
-/// The real local store, with points before and after each change.
+/// The real local store, with points before and after each change and one fault; its others are made by failing the
+/// system calls, elsewhere.
 pub struct Disk {
     pub store: LocalStore,
+    pub bucket: Arc<Bucket>,
     pub life: Arc<Life>,
 }
 
@@ -459,6 +464,9 @@ impl ObjectStore for Disk {
         meta: &ObjectMeta,
     ) -> Result<(), StorageError> {
         self.life.point().await;
+        if self.bucket.no_place.swap(false, Ordering::SeqCst) {
+            return Err(StorageError::certain(StoreKind::Local, Kind::Disk, "scripted"));
+        }
         let put = self.store.put(key, source, known_size, meta).await;
         self.life.point().await;
         put

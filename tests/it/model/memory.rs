@@ -148,8 +148,11 @@ impl Memory {
                 _ => {}
             }
         }
-        for key in listed.keys().filter(|key| self.is_new(key)).cloned().collect::<Vec<_>>() {
-            self.recognise(services, key).await;
+        for (key, row) in listed.iter().filter(|(key, _)| self.is_new(key)).collect::<Vec<_>>() {
+            // What another gateway's disk has is asked of that one.
+            if row.recording.held_by.is_none() || row.recording.stores.supabase {
+                self.recognise(services, key.clone()).await;
+            }
         }
         let live: Vec<_> = self.known.iter().filter(|(_, known)| known.live).collect();
         let dead: Vec<_> = self.known.iter().filter(|(_, known)| !known.live).collect();

@@ -81,6 +81,8 @@ pub enum Action {
     Weather(Weather),
     NextPut(PutFault),
     NextDelete(DeleteFault),
+    /// The next file cannot be put in its place.
+    NoPlace,
     Restart,
 }
 
@@ -154,7 +156,8 @@ fn action(dice: &mut Dice) -> Action {
                 PutFault::Hang,
             ]))
         }
-        94..98 => Action::NextDelete(dice.choose(&[
+        94..96 => Action::NoPlace,
+        96..99 => Action::NextDelete(dice.choose(&[
             DeleteFault::Fails,
             DeleteFault::FailsAfterwards,
             DeleteFault::SaysOk,

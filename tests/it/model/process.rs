@@ -109,7 +109,7 @@ impl Process {
         let cloud = ScriptedCloud { bucket: bucket.clone(), life: life.clone() };
         services.stores = Arc::new(TieredStore::new(
             Some(Arc::new(cloud)),
-            Arc::new(Disk { store: local, life: life.clone() }),
+            Arc::new(Disk { store: local, bucket: bucket.clone(), life: life.clone() }),
             PATIENCE,
             // A failure opens the breaker, and the next request is the one that tries: nothing waits in real time.
             (1, Duration::ZERO),

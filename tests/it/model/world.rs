@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -236,6 +237,7 @@ impl World {
             Action::Weather(weather) => self.bucket.set_weather(weather),
             Action::NextPut(fault) => self.bucket.next_put(Some(fault)),
             Action::NextDelete(fault) => self.bucket.next_delete(Some(fault)),
+            Action::NoPlace => self.bucket.no_place.store(true, Ordering::SeqCst),
             Action::Restart => {
                 let at = usize::from(step.gateway) % self.processes.len();
                 self.replace(at, Process::restart);
@@ -293,6 +295,7 @@ impl World {
                 let refused = failed.is_some() && step.fault.is_none() && step.cut.is_none();
                 if let Some(Err(error)) = &failed
                     && refused
+                    && !matches!(error, ServiceError::Disk(_))
                 {
                     panic!("an upload without a fault here was refused: {error:?}");
                 }
@@ -498,6 +501,7 @@ impl World {
     fn drain(&mut self) {
         self.bucket.next_put(None);
         self.bucket.next_delete(None);
+        self.bucket.no_place.store(false, Ordering::SeqCst);
         self.bucket.set_weather(Weather::Fine);
         self.bucket.step(true);
         for _ in 0..4 {
