@@ -3,6 +3,7 @@
 //! One file a command; each gets typed arguments and prints text or JSON. Exit codes: 0 fine, 1 failures or
 //! differences, 2 usage (a wrong configuration is one). Never any work of the gateway itself in here.
 
+mod catalogue;
 pub mod check;
 mod client;
 mod config;
@@ -79,6 +80,9 @@ enum Command {
     Ls(ls::LsArgs),
     /// Delete a recording, or a whole session
     Rm(rm::RmArgs),
+    /// What the gateway remembers
+    #[command(subcommand, alias = "catalog")]
+    Catalogue(catalogue::CatalogueCommand),
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -151,6 +155,10 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Migrate(args) => one_thread(migrate::run(&args, &settings)),
         Command::Ls(args) => one_thread(ls::run(&args, &settings)),
         Command::Rm(args) => one_thread(rm::run(&args, &settings)),
+        Command::Catalogue(catalogue::CatalogueCommand::Copy(args)) => {
+            let loaded = settings.load()?;
+            one_thread(catalogue::copy(&args, &loaded.config))
+        }
         Command::Config(config::ConfigCommand::Show(args)) => config::show(&args, &settings.load()?),
         Command::Openapi => print::text(&http::openapi::document()),
         Command::Completions { shell } => {

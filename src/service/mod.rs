@@ -11,6 +11,7 @@ pub mod download;
 pub mod error;
 pub mod health;
 pub mod list;
+mod peers;
 pub mod rebuild;
 pub mod recover;
 pub mod sync;
@@ -26,6 +27,8 @@ use crate::catalog::{Catalog, Origin};
 use crate::domain::media::TypeRules;
 use crate::runtime::tasks::Tasks;
 use crate::spool::{Reserve, Room, Spool};
+pub use crate::storage::peer::HOP;
+use crate::storage::peer::PeerClient;
 use crate::storage::tiered::TieredStore;
 
 /// What every use case works with. Clones share it.
@@ -53,6 +56,10 @@ pub struct Services {
     pub reserve: Reserve,
     /// Cloud recordings that are played from here.
     pub cache: cache::Cache,
+    /// Uploads of which it is not known whether they were promised.
+    pub unsure: upload::UnsureUploads,
+    /// Speaks to the other gateways on the catalogue.
+    pub peers: PeerClient,
 }
 
 impl Services {

@@ -50,7 +50,8 @@ impl Services {
     pub async fn try_job(&self, job: &Job) -> Tried {
         let done = match &job.kind {
             JobKind::Sync(key) => self.sync_recording(key).await,
-            JobKind::Delete(key) | JobKind::DeleteLocal(key) => self.resume_deletion(key).await,
+            JobKind::Delete(key) => self.resume_deletion(key, StoreKind::Supabase).await,
+            JobKind::DeleteLocal(key) => self.resume_deletion(key, StoreKind::Local).await,
             JobKind::DeleteSession(session) => {
                 self.finish_session_deletion(session).await.map(|()| Tried::Done)
             }
@@ -63,11 +64,12 @@ impl Services {
         }
     }
 
-    async fn resume_deletion(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
+    /// Each store has a job of its own.
+    async fn resume_deletion(&self, key: &ObjectKey, store: StoreKind) -> Result<Tried, PrimaryOrService> {
         let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
-        Ok(match deletion.pending.iter().next() {
-            None => Tried::Done,
-            Some(store) => Tried::Again(format!("{store} did not confirm the deletion")),
+        Ok(match deletion.pending.holds(store) {
+            false => Tried::Done,
+            true => Tried::Again(format!("{store} did not confirm the deletion")),
         })
     }
 
@@ -86,7 +88,7 @@ impl Services {
             let cloud = StoreSet::only(StoreKind::Supabase);
             let entombed = self.catalog.entomb(std::slice::from_ref(key), cloud, &self.origin).await;
             entombed.map_err(ServiceError::from)?;
-            return self.resume_deletion(key).await;
+            return self.resume_deletion(key, StoreKind::Supabase).await;
         }
         tried
     }

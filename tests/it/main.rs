@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
 mod cache;
+mod catalogue_copy;
 mod check;
 mod cli;
 mod config;
@@ -26,6 +27,7 @@ mod parked;
 mod problems;
 mod protocol;
 mod resumable_sync;
+mod shared_catalogue;
 mod support;
 mod sync;
 mod tidy;

@@ -57,7 +57,7 @@ const OUTSIDE: [(&str, &[&str]); 10] = [
     ("hyper_util", &["http/"]),
     ("utoipa", &["http/"]),
     ("sqlx", &["catalog/"]),
-    ("reqwest", &["storage/supabase/", "cli/"]),
+    ("reqwest", &["storage/supabase/", "storage/peer.rs", "cli/"]),
     ("clap", &["cli/"]),
     ("toml", &["config/"]),
     ("dotenvy", &["config/"]),

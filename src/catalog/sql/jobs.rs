@@ -28,7 +28,7 @@ async fn insert(tx: &mut Tx, job: NewJob<'_>) -> Result<()> {
     sqlx::query(
         "INSERT INTO jobs (id, kind, session_id, filename, state, gateway, parent_id, attempts, created_at, run_at, leased_until)
          VALUES ($1, $2, $3, $4, 'open', $5, $6, 0, $7, $7, 0)
-         ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO UPDATE SET run_at = $7",
+         ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO UPDATE SET run_at = $7, gateway = $5",
     )
     .bind(new_id())
     .bind(job.kind)

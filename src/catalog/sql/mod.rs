@@ -14,6 +14,7 @@ mod migrations;
 mod recordings;
 mod requests;
 mod rows;
+mod transfer;
 
 use sqlx::{Any, AnyPool, Transaction};
 use time::OffsetDateTime;
@@ -94,11 +95,15 @@ impl SqlCatalog {
 
     async fn lock_session(&self, tx: &mut Tx, session: &SessionId) -> Result<()> {
         if self.dialect == Dialect::Postgres {
-            // Ends with the transaction, so it is safe behind a pooler that gives each transaction another connection.
-            sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-                .bind(session.as_str())
-                .execute(&mut **tx)
-                .await?;
+            // All of it ends with the transaction, so it is safe behind a pooler that gives each transaction another
+            // connection. A gateway that vanished in the middle must not keep the session from the others.
+            sqlx::query(
+                "SELECT set_config('idle_in_transaction_session_timeout', '30s', true),
+                     set_config('lock_timeout', '20s', true), pg_advisory_xact_lock(hashtextextended($1, 0))",
+            )
+            .bind(session.as_str())
+            .execute(&mut **tx)
+            .await?;
         }
         Ok(())
     }

@@ -55,7 +55,8 @@ impl SqlCatalog {
         .bind(i64::try_from(recording.size_bytes).unwrap_or(i64::MAX))
         .bind(recording.sha256.map(|digest| digest.to_string()))
         .bind(recording.content_type.as_str())
-        .bind(recording.original_filename.as_deref())
+        // PostgreSQL has no NUL in texts, and no file name has one that is meant.
+        .bind(recording.original_filename.as_deref().map(|name| name.replace('\0', "")))
         .bind(recording.durability.as_str())
         .bind(i64::from(recording.stores.supabase))
         .bind(self.holder(recording.stores))
@@ -79,6 +80,16 @@ impl SqlCatalog {
             .execute(&mut **tx)
             .await?;
         Ok(dropped.rows_affected())
+    }
+
+    async fn row_by_upload(&self, tx: &mut Tx, upload_id: &str) -> Result<Option<Recording>> {
+        let row = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {RECORDING_COLUMNS} FROM recordings WHERE upload_id = $1 LIMIT 1"
+        )))
+        .bind(upload_id)
+        .fetch_optional(&mut **tx)
+        .await?;
+        row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
     }
 
     pub(super) async fn row(&self, tx: &mut Tx, key: &ObjectKey) -> Result<Option<Recording>> {
@@ -255,13 +266,11 @@ impl Recordings for SqlCatalog {
     }
 
     async fn get_by_upload(&self, upload_id: &str) -> Result<Option<Recording>> {
-        let row = sqlx::query(AssertSqlSafe(format!(
-            "SELECT {RECORDING_COLUMNS} FROM recordings WHERE upload_id = $1 LIMIT 1"
-        )))
-        .bind(upload_id)
-        .fetch_optional(&mut *self.snapshot().await?)
-        .await?;
-        row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
+        self.row_by_upload(&mut self.snapshot().await?, upload_id).await
+    }
+
+    async fn committed(&self, session: &SessionId, upload_id: &str) -> Result<Option<Recording>> {
+        self.row_by_upload(&mut self.begin_for(session).await?, upload_id).await
     }
 
     async fn view(&self, scope: &ListScope) -> Result<View> {

@@ -8,6 +8,7 @@
 
 mod cloud;
 mod settle;
+mod unsure;
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use self::cloud::CloudLeg;
 pub(super) use self::settle::receipt_of;
+pub use self::unsure::UnsureUploads;
 use super::{ServiceError, Services};
 use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
