@@ -194,7 +194,8 @@ pub trait Recordings: Send + Sync {
     /// Gives a reserved name back.
     async fn release(&self, key: &ObjectKey) -> Result<(), CatalogError>;
 
-    /// Names that earlier processes of this gateway had reserved when they ended.
+    /// Names that earlier processes of this gateway had reserved when they ended. Also gives back what commits whose
+    /// answer was lost may have taken. Asked now and then.
     async fn abandoned(&self) -> Result<Vec<Abandoned>, CatalogError>;
 
     /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and leaves a job to bring

@@ -151,15 +151,18 @@ impl Services {
     /// Removes an object that no recording names, sent by an upload that got another name or came to nothing. The
     /// tombstone comes first here too, and stays: a push whose outcome is unknown may land after the bucket confirmed
     /// that it has nothing.
-    pub(super) async fn remove_stray(&self, key: &ObjectKey) {
+    /// Returns whether it is sure to go.
+    pub(super) async fn remove_stray(&self, key: &ObjectKey) -> bool {
         let keys = std::slice::from_ref(key);
         if let Err(error) = self.catalog.entomb(keys, StoreSet::only(StoreKind::Supabase), &self.origin).await
         {
-            tracing::error!(object.key = %key, error = %chain(&error), "an object that belongs to no recording may stay in the bucket");
+            tracing::warn!(object.key = %key, error = %chain(&error), "an object that belongs to no recording is still in the bucket");
+            return false;
         }
         if let Err(error) = self.finish_deletions(keys).await {
             tracing::warn!(object.key = %key, error = %chain(&error), "the removal of an object could not be noted; it is tried again");
         }
+        true
     }
 
     /// Deletes every recording of a session. Runs detached.

@@ -5,7 +5,7 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use super::rows::{key_of, other, session_and_time_of};
-use super::{Result, SqlCatalog, audit, jobs, now_us};
+use super::{Result, SqlCatalog, audit, jobs, now_us, sql};
 use crate::catalog::{Action, Change, Deletions, Origin, Tombstone};
 use crate::domain::{GatewayId, ObjectKey, SessionId, StoreKind, StoreSet};
 
@@ -24,7 +24,7 @@ impl Deletions for SqlCatalog {
                     row.as_ref().and_then(|row| row.held_by.clone()).unwrap_or_else(|| self.gateway.clone());
                 let local = if pending.local { holder.as_str() } else { "" };
                 // Without a row it was deleted before: if somebody has still to remove the file, that stays so.
-                let kept = sqlx::query(
+                let kept = sql(
                     "INSERT INTO tombstones (session_id, filename, deleted_at, pending_supabase, pending_local, local_gateway)
                      VALUES ($1, $2, $3, $4, $5, nullif($6, '')) ON CONFLICT (session_id, filename) DO UPDATE SET
                          pending_supabase = CASE WHEN $4 = 1 THEN 1 ELSE tombstones.pending_supabase END,
@@ -46,7 +46,7 @@ impl Deletions for SqlCatalog {
                 jobs::end_open(&mut tx, "sync", key, "cancelled", Some("the recording was deleted")).await?;
                 jobs::add_deletions(&mut tx, key, pending, &holder).await?;
                 if let Some(row) = row {
-                    sqlx::query("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
+                    sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
                         .bind(session)
                         .bind(filename)
                         .execute(&mut *tx)
@@ -61,7 +61,7 @@ impl Deletions for SqlCatalog {
     }
 
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>> {
-        let row = sqlx::query(
+        let row = sql(
             "SELECT pending_supabase, pending_local, local_gateway FROM tombstones WHERE session_id = $1 AND filename = $2",
         )
         .bind(key.session.as_str())
@@ -75,10 +75,8 @@ impl Deletions for SqlCatalog {
     }
 
     async fn pending_here(&self, session: &SessionId) -> Result<Vec<ObjectKey>> {
-        let rows = sqlx::query(
-            "SELECT session_id, filename FROM tombstones
-             WHERE session_id = $1 AND pending_local = 1 AND local_gateway = $2",
-        )
+        let rows = sql("SELECT session_id, filename FROM tombstones
+             WHERE session_id = $1 AND pending_local = 1 AND local_gateway = $2")
         .bind(session.as_str())
         .bind(self.gateway.as_str())
         .fetch_all(&mut *self.snapshot().await?)
@@ -87,7 +85,7 @@ impl Deletions for SqlCatalog {
     }
 
     async fn session_tombstone(&self, session: &SessionId) -> Result<Option<OffsetDateTime>> {
-        let row = sqlx::query("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
+        let row = sql("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
             .bind(session.as_str())
             .fetch_optional(&mut *self.snapshot().await?)
             .await?;
@@ -110,7 +108,7 @@ impl Deletions for SqlCatalog {
             let Some(first) = keys.first() else { continue };
             let mut tx = self.begin_for(&first.session).await?;
             for key in keys {
-                let confirmed = sqlx::query(statement)
+                let confirmed = sql(statement)
                     .bind(key.session.as_str())
                     .bind(key.filename.as_str())
                     .bind(self.gateway.as_str())
@@ -127,10 +125,8 @@ impl Deletions for SqlCatalog {
 
     async fn entomb_session(&self, session: &SessionId, by: &Origin) -> Result<()> {
         let mut tx = self.begin_for(session).await?;
-        sqlx::query(
-            "INSERT INTO session_tombstones (session_id, deleted_at) VALUES ($1, $2)
-             ON CONFLICT (session_id) DO UPDATE SET deleted_at = $2",
-        )
+        sql("INSERT INTO session_tombstones (session_id, deleted_at) VALUES ($1, $2)
+             ON CONFLICT (session_id) DO UPDATE SET deleted_at = $2")
         .bind(session.as_str())
         .bind(now_us())
         .execute(&mut *tx)
@@ -145,7 +141,7 @@ impl Deletions for SqlCatalog {
 
     async fn confirm_session_deleted(&self, session: &SessionId) -> Result<()> {
         let mut tx = self.begin_for(session).await?;
-        sqlx::query("DELETE FROM session_tombstones WHERE session_id = $1")
+        sql("DELETE FROM session_tombstones WHERE session_id = $1")
             .bind(session.as_str())
             .execute(&mut *tx)
             .await?;

@@ -5,7 +5,7 @@
 
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Result, SqlCatalog, Tx};
+use super::{Result, SqlCatalog, Tx, sql};
 
 /// A table and its columns, each with whether it is a number.
 #[derive(Clone, Debug)]
@@ -38,11 +38,9 @@ impl SqlCatalog {
     /// The tables of an embedded catalogue.
     pub(in crate::catalog) async fn tables(&self) -> Result<Vec<Table>> {
         let mut tx = self.snapshot().await?;
-        let rows = sqlx::query(
-            "SELECT t.name, c.name, CASE WHEN c.type = 'BIGINT' THEN 1 ELSE 0 END
+        let rows = sql("SELECT t.name, c.name, CASE WHEN c.type = 'BIGINT' THEN 1 ELSE 0 END
              FROM sqlite_master t, pragma_table_info(t.name) c
-             WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite%' AND t.name <> $1 ORDER BY t.name, c.cid",
-        )
+             WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite%' AND t.name <> $1 ORDER BY t.name, c.cid")
         .bind(NOT_OURS)
         .fetch_all(&mut *tx)
         .await?;
@@ -66,7 +64,7 @@ impl SqlCatalog {
             // PostgreSQL has no NUL in texts.
             false => format!("replace(\"{name}\", char(0), '')"),
         });
-        let row = sqlx::query(AssertSqlSafe(format!(
+        let row = sql(AssertSqlSafe(format!(
             "SELECT json_group_array(json_array({columns})), count(*), coalesce(max(position), 0) FROM
                  (SELECT rowid AS position, * FROM \"{}\" WHERE rowid > $1 ORDER BY rowid LIMIT {BATCH})",
             table.name
@@ -85,7 +83,7 @@ impl SqlCatalog {
             false => format!("e->>{at}"),
         });
         let mut tx = self.begin().await?;
-        sqlx::query(AssertSqlSafe(format!(
+        sql(AssertSqlSafe(format!(
             "INSERT INTO \"{}\" ({names}) SELECT {values} FROM json_array_elements($1::json) AS e ON CONFLICT DO NOTHING",
             table.name
         )))
@@ -107,7 +105,7 @@ impl SqlCatalog {
         without_facts: [&str; 2],
     ) -> Result<u64> {
         let filter = if table.name == "facts" { "WHERE name NOT IN ($1, $2)" } else { "WHERE $1 <> $2" };
-        let row = sqlx::query(AssertSqlSafe(format!("SELECT count(*) FROM \"{}\" {filter}", table.name)))
+        let row = sql(AssertSqlSafe(format!("SELECT count(*) FROM \"{}\" {filter}", table.name)))
             .bind(without_facts[0])
             .bind(without_facts[1])
             .fetch_one(connection)
@@ -125,11 +123,8 @@ impl SqlCatalog {
     ) -> Result<Option<String>> {
         let mut tx: Tx = self.begin().await?;
         // The table of facts is small and seldom written; gateways that only read it do not wait.
-        sqlx::query("LOCK TABLE facts IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
-        let row = sqlx::query("SELECT value FROM facts WHERE name = $1")
-            .bind(fact)
-            .fetch_optional(&mut *tx)
-            .await?;
+        sql("LOCK TABLE facts IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await?;
+        let row = sql("SELECT value FROM facts WHERE name = $1").bind(fact).fetch_optional(&mut *tx).await?;
         if let Some(row) = row {
             return Ok(Some(row.try_get(0)?));
         }
@@ -138,7 +133,7 @@ impl SqlCatalog {
                 return Ok(None);
             }
         }
-        sqlx::query("INSERT INTO facts (name, value) VALUES ($1, $2)")
+        sql("INSERT INTO facts (name, value) VALUES ($1, $2)")
             .bind(fact)
             .bind(value)
             .execute(&mut *tx)

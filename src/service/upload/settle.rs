@@ -225,8 +225,7 @@ impl Complete {
                         // Promised after all, perhaps.
                         self.source.leave();
                         self.services.unsure.add(Unsure {
-                            session: self.session.clone(),
-                            upload_id: self.meta.upload_id.clone(),
+                            upload: Some((self.session.clone(), self.meta.upload_id.clone())),
                             request: None,
                             names: Vec::new(),
                             object: None,
@@ -275,8 +274,7 @@ impl Complete {
                     let mut leftovers =
                         std::mem::replace(&mut self.leftovers, Leftovers::none(&self.services));
                     self.services.unsure.add(Unsure {
-                        session: self.session.clone(),
-                        upload_id: recording.upload_id.clone(),
+                        upload: Some((self.session.clone(), recording.upload_id.clone())),
                         request: leftovers.request.take(),
                         names: std::mem::take(&mut leftovers.names),
                         object: leftovers.object.take(),
