@@ -10,8 +10,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::support::eventually;
-
 /// How the line breaks, once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Break {
@@ -82,11 +80,13 @@ impl Line {
         self.state.lock().unwrap().cuts
     }
 
-    /// Waits until somebody has found it down, or nothing is left that would break it.
-    pub(super) async fn was_cut_for_a_moment(&self) {
-        let before = self.state.lock().unwrap().refused;
-        eventually("the line was found down", async || self.state.lock().unwrap().refused >= before + 4)
-            .await;
+    /// Waits until connections were refused.
+    pub(super) async fn was_found_down(&self) {
+        let refused = || self.state.lock().unwrap().refused;
+        let before = refused();
+        while refused() < before + 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 }
 
@@ -106,7 +106,7 @@ async fn carry(mut client: TcpStream, server: u16, state: &Mutex<State>) -> std:
         tokio::select! {
             read = client.read(&mut asked) => {
                 let n = read?;
-                if n == 0 {
+                if n == 0 || state.lock().unwrap().down {
                     return Ok(());
                 }
                 let is_commit = asked[..n].windows(7).any(|text| text == b"COMMIT\0");
@@ -145,9 +145,6 @@ fn due(state: &Mutex<State>) -> Option<Break> {
     }
     state.next = None;
     state.cuts += 1;
-    if kind == Break::AfterCommitForGood {
-        state.down = true;
-        state.connections.drain(..).for_each(drop);
-    }
+    state.down = kind == Break::AfterCommitForGood;
     Some(kind)
 }
