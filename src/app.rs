@@ -11,7 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::catalog::{Catalog, CatalogError, Counts, Origin, Work, postgres, sqlite};
+use crate::catalog::copy as catalog_copy;
+pub use crate::catalog::copy::TableCopy;
+use crate::catalog::{Catalog, CatalogError, Counts, Gateways, Origin, Work, postgres, sqlite};
 use crate::cli::check::CheckLine;
 use crate::config::{Config, DownloadVia, Loaded, SyncConfig, SyncVerify};
 use crate::domain::GatewayId;
@@ -25,11 +27,13 @@ use crate::service::audit::Denials;
 use crate::service::cache::Cache;
 use crate::service::events::Events;
 use crate::service::health::oldest_unsynced_seconds;
+use crate::service::upload::UnsureUploads;
 use crate::service::{Rules, Services, Verify};
 use crate::spool::{RESERVE_BYTES, Reserve, Room, Spool, sync_dir};
 use crate::storage::cache::CacheDir;
 use crate::storage::local::LocalStore;
 use crate::storage::pace::Pacer;
+use crate::storage::peer::PeerClient;
 use crate::storage::supabase::{Access, CreateBucket, PATCH_BYTES, SupabaseStore};
 use crate::storage::tiered::TieredStore;
 use crate::storage::{Kind, ObjectStore, chain};
@@ -120,6 +124,8 @@ impl App {
             cache,
             events: Events::default(),
             denials: Denials::default(),
+            unsure: UnsureUploads::default(),
+            peers: PeerClient::new().context("cannot set up TLS for other gateways")?,
         };
         let (placed, removed) = services.recover_spool().await.map_err(|error| {
             anyhow::anyhow!("cannot take up what an earlier run left in the spool: {}", chain(&error))
@@ -129,6 +135,16 @@ impl App {
                 placed,
                 removed,
                 "uploads of an earlier run: promised ones are in their place, unfinished ones are gone"
+            );
+        }
+        // Before the first request, so that whoever hears of a recording here can also fetch it here.
+        if let Err(error) = catalog.register(&services.rules.node, &services.rules.advertised_url).await {
+            tracing::warn!(error = %chain(&error), "other gateways do not know yet where this one is");
+        }
+        if config.catalog.url.is_some() && config.server.advertise_url.is_none() {
+            tracing::warn!(
+                address = services.rules.advertised_url,
+                "server.advertise_url is not set: other gateways on this catalogue look for this one where it listens"
             );
         }
         let edge = Edge { services: services.clone(), settings: Arc::new(settings(config)) };
@@ -187,8 +203,16 @@ async fn open_catalog(config: &Config, dir: &Path) -> anyhow::Result<Arc<dyn Cat
         Some(_) => postgres::open(&database_url(config), gateway).await,
         None => sqlite::open(&dir.join("catalog.sqlite"), gateway).await,
     };
+    let opened = match opened {
+        Ok((catalog, new)) => catalog_copy::usable(&catalog).await.map(|usable| (catalog, new, usable)),
+        Err(error) => Err(error),
+    };
     match opened {
-        Ok((catalog, new)) => {
+        Ok((catalog, _, Err(reason))) => {
+            catalog.close().await;
+            Err(reason.into())
+        }
+        Ok((catalog, new, Ok(()))) => {
             if new {
                 tracing::info!("the catalogue is new; what the stores hold is taken in");
             }
@@ -196,6 +220,32 @@ async fn open_catalog(config: &Config, dir: &Path) -> anyhow::Result<Arc<dyn Cat
         }
         Err(error) => anyhow::bail!("{}; {}", chain(&error), catalog_remedy(config, &error)),
     }
+}
+
+/// Moves the embedded catalogue to PostgreSQL. No gateway may run on the directory meanwhile.
+///
+/// # Errors
+/// What kept it from being moved, with what to do. What was copied stays, and a repeat goes on.
+pub async fn copy_catalogue(config: &Config, to: &url::Url) -> anyhow::Result<Vec<TableCopy>> {
+    let dir = config.storage.local_dir.join(".catalog");
+    let path = dir.join("catalog.sqlite");
+    anyhow::ensure!(
+        path.exists(),
+        "there is no embedded catalogue at {}; a gateway on PostgreSQL needs none to begin",
+        path.display()
+    );
+    let _lock = lock_directory(&dir)?;
+    let gateway = gateway_id(&dir)?;
+    let told = |what: &str, error: CatalogError| anyhow::anyhow!("{what}: {}", chain(&error));
+    let (from, _) = sqlite::open(&path, gateway.clone())
+        .await
+        .map_err(|error| told("the embedded catalogue cannot be read", error))?;
+    let (to, _) =
+        postgres::open(to, gateway).await.map_err(|error| told("the target cannot be used", error))?;
+    let copied = catalog_copy::copy(&from, &to).await;
+    to.close().await;
+    from.close().await;
+    copied.map_err(|error| anyhow::anyhow!("{}", chain(&error)))
 }
 
 fn database_url(config: &Config) -> url::Url {

@@ -7,6 +7,7 @@
 //! Several gateways may share one ([`postgres`]); [`sqlite`] is one gateway's own. The statements are the same ([`sql`]).
 
 mod audit;
+pub mod copy;
 mod job;
 pub mod postgres;
 mod sql;
@@ -212,7 +213,8 @@ pub trait Recordings: Send + Sync {
     /// Gives a reserved name back.
     async fn release(&self, key: &ObjectKey) -> Result<(), CatalogError>;
 
-    /// Names that earlier processes of this gateway had reserved when they ended.
+    /// Names that earlier processes of this gateway had reserved when they ended. Also gives back what commits whose
+    /// answer was lost may have taken. Asked now and then.
     async fn abandoned(&self) -> Result<Vec<Abandoned>, CatalogError>;
 
     /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and leaves a job to bring
@@ -235,6 +237,13 @@ pub trait Recordings: Send + Sync {
 
     /// Every session that has a recording, a tombstone, a reserved name or open work, by name.
     async fn sessions(&self) -> Result<Vec<SessionId>, CatalogError>;
+    /// The same, asked by whoever does not know whether its commit arrived: not before every change of the session that
+    /// is under way has ended, so that a commit which is still being carried out cannot follow the answer.
+    async fn committed(
+        &self,
+        session: &SessionId,
+        upload_id: &str,
+    ) -> Result<Option<Recording>, CatalogError>;
 
     /// Everything in the scope, at one moment.
     async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
@@ -280,10 +289,14 @@ pub trait Deletions: Send + Sync {
     /// The tombstone of a name.
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>, CatalogError>;
 
+    /// Deleted recordings of a session whose files this gateway has still to remove.
+    async fn pending_here(&self, session: &SessionId) -> Result<Vec<ObjectKey>, CatalogError>;
+
     /// When a session was deleted whose cloud part is still to be deleted.
     async fn session_tombstone(&self, session: &SessionId) -> Result<Option<OffsetDateTime>, CatalogError>;
 
-    /// A store confirmed the deletion of these. Jobs that have nothing left to do go; the tombstones stay.
+    /// A store confirmed the deletion of these; for local copies only what this gateway holds is meant. Jobs that have
+    /// nothing left to do go; the tombstones stay.
     async fn confirm_deleted(&self, keys: &[ObjectKey], store: StoreKind) -> Result<(), CatalogError>;
 
     /// Hides whatever the bucket holds of a session that the catalogue does not know, until that is deleted; leaves

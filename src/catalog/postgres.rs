@@ -1,5 +1,6 @@
 //! The catalogue on PostgreSQL, shared by every gateway that is told the same `DATABASE_URL`. Supabase's own database
-//! is the usual one.
+//! is the usual one, mostly through its pooler: a pooler in transaction mode gives each transaction another connection,
+//! so every statement runs in one, and none is prepared by name.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -43,17 +44,7 @@ async fn pool(url: &Url, connections: u32) -> Result<AnyPool, CatalogError> {
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(10))
         .idle_timeout(IDLE)
-        .connect_with(AnyConnectOptions::from_str(without_named_statements(url).as_str())?)
+        .connect_with(AnyConnectOptions::from_str(url.as_str())?)
         .await
         .map_err(CatalogError::from)
-}
-
-/// A pooler in transaction mode gives each transaction another connection, where a statement that was prepared by name
-/// is not known. Every statement here runs in a transaction, prepared without a name.
-fn without_named_statements(url: &Url) -> Url {
-    let mut url = url.clone();
-    if !url.query_pairs().any(|(name, _)| name == "statement-cache-capacity") {
-        url.query_pairs_mut().append_pair("statement-cache-capacity", "0");
-    }
-    url
 }

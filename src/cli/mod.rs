@@ -4,6 +4,7 @@
 //! differences, 2 usage (a wrong configuration is one). Never any work of the gateway itself in here.
 
 mod audit;
+mod catalogue;
 pub mod check;
 mod client;
 mod config;
@@ -91,6 +92,9 @@ enum Command {
     Rm(rm::RmArgs),
     /// Compare catalogue, bucket and disk, and repair what can be repaired
     Verify(verify::VerifyArgs),
+    /// What the gateway remembers
+    #[command(subcommand, alias = "catalog")]
+    Catalogue(catalogue::CatalogueCommand),
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -167,6 +171,10 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Ls(args) => one_thread(ls::run(&args, &settings)),
         Command::Rm(args) => one_thread(rm::run(&args, &settings)),
         Command::Verify(args) => one_thread(verify::run(&args, &settings)),
+        Command::Catalogue(catalogue::CatalogueCommand::Copy(args)) => {
+            let loaded = settings.load()?;
+            one_thread(catalogue::copy(&args, &loaded.config))
+        }
         Command::Config(config::ConfigCommand::Show(args)) => config::show(&args, &settings.load()?),
         Command::Openapi => print::text(&http::openapi::document()),
         Command::Completions { shell } => {

@@ -37,6 +37,22 @@ pub struct StoredObject {
     pub upload_id: Option<String>,
 }
 
+impl From<&Recording> for StoredObject {
+    /// As a store would tell of it that knows all about it, but no entity tag.
+    fn from(recording: &Recording) -> Self {
+        Self {
+            key: recording.key.clone(),
+            size_bytes: recording.size_bytes,
+            modified_at: recording.uploaded_at,
+            content_type: Some(recording.content_type.clone()),
+            etag: None,
+            sha256: recording.sha256,
+            original_filename: recording.original_filename.clone(),
+            upload_id: Some(recording.upload_id.clone()),
+        }
+    }
+}
+
 /// Names that were deleted.
 #[derive(Clone, Default, Debug)]
 pub struct Deleted {

@@ -18,6 +18,7 @@ use super::range::{self, RangeDecision, http_date, not_modified, precondition_fa
 use super::recordings::object_key;
 use crate::domain::StoreKind;
 use crate::domain::merge::Listed;
+use crate::service::HOP;
 
 /// How a cloud copy is given out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, utoipa::ToSchema)]
@@ -72,6 +73,7 @@ pub(super) async fn get_recording_content(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let via = query.via(edge.settings.via)?;
+    is_for_this_gateway(&edge, &headers)?;
     let (found, store) = edge.services.locate(&object_key(&session, &filename)?).await?;
     if store == StoreKind::Supabase && via == Via::Redirect {
         let url = edge.services.cloud_url(&found.recording.key).await?;
@@ -84,6 +86,21 @@ pub(super) async fn get_recording_content(
     }
     let purpose = if method == Method::GET { Purpose::Play } else { Purpose::Ask };
     serve_content(&edge, found, store, &headers, purpose).await
+}
+
+/// Whether a gateway that sent the request meant this one: an address may have come to be another's.
+pub(super) fn is_for_this_gateway(edge: &Edge, headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get(HOP) {
+        Some(id) if id.as_bytes() != edge.services.catalog.gateway_id().as_str().as_bytes() => {
+            Err(other_gateway())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn other_gateway() -> Problem {
+    let detail = "The request is for another gateway; leave the Gateway-Hop header out.";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, "other_gateway", detail)
 }
 
 /// What the bytes are wanted for.
@@ -106,11 +123,11 @@ pub(super) async fn serve_content(
     purpose: Purpose,
 ) -> Result<Response, Problem> {
     let recording = &found.recording;
-    let etag = match recording.sha256 {
-        Some(digest) => format!("\"{digest}\""),
-        // Bytes that came in past the gateway: what the file system tells stands in for their digest.
-        None => format!("\"{:x}-{:x}\"", recording.size_bytes, recording.uploaded_at.unix_timestamp_nanos()),
-    };
+    if request.contains_key(HOP) && store == StoreKind::Local && recording.held_by.is_some() {
+        // Whoever asks for another gateway believes that it is here; asking on could go round in circles.
+        return Err(other_gateway());
+    }
+    let etag = recording.entity_tag();
     let modified = recording.uploaded_at;
     let field = |name: HeaderName| request.get(name).and_then(|value| value.to_str().ok());
     let (etag_of, modified_of) = (Some(etag.as_str()), Some(modified));

@@ -26,7 +26,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, header};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -73,6 +73,7 @@ pub fn router(edge: Edge) -> Router {
     });
     described
         .route("/openapi.json", openapi_json)
+        .route("/gateway/deletions/{session_id}", post(recordings::finish_deletions))
         .route("/", get(page::get_page))
         .route("/assets/{name}", get(page::get_asset))
         .merge(docs())

@@ -6,6 +6,7 @@
 //! | 400, 415, 422 | the sender changes the request | it is malformed, of the wrong type, or breaks a rule |
 //! | 404, 405 | the sender looks for another address | there is nothing, or not this verb |
 //! | 409 | the sender waits, or asks for something else | the same request is still running; things are not so that it can be done |
+//! | 421 | another gateway | it asked the wrong one |
 //! | 412, 416 | the sender asks again | a precondition or range does not hold |
 //! | 413, 431 | the sender sends less | over a limit that the sentence names |
 //! | 408, 429, 503 | the sender tries again later | `Retry-After` says when, where it is known |
@@ -238,6 +239,13 @@ impl From<ServiceError> for Problem {
                 "The cloud cannot be asked now and no copy is here; try again later.",
             )
             .retry_after(10),
+            ServiceError::Peer { node, url, .. } => {
+                let name = if node.is_empty() { url.clone() } else { format!("{node} ({url})") };
+                let detail = format!(
+                    "Only the gateway {name} has this recording, and it does not give it now; try again when that gateway is back."
+                );
+                Self::new(S::SERVICE_UNAVAILABLE, "peer_unavailable", detail).retry_after(10)
+            }
             ServiceError::Disk(_) => problem(
                 S::INTERNAL_SERVER_ERROR,
                 "disk_failed",

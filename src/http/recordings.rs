@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Edge;
-use super::content::{Purpose, serve_content};
+use super::content::{Purpose, is_for_this_gateway, serve_content};
 use super::middleware::Acting;
 use super::paging::{PageQuery, with_next_link};
 use super::problem::Problem;
@@ -179,6 +179,18 @@ fn deletion_message(deletion: &Deletion, name: &str) -> String {
         return format!("Recording deleted: {name}");
     }
     sentences.join(" ")
+}
+
+/// Another gateway on the same catalogue deleted recordings of which this one has the files. Only for gateways, so
+/// it is not in the description; whoever calls it changes nothing that would not happen anyway.
+pub(super) async fn finish_deletions(
+    State(edge): State<Edge>,
+    Path(session): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    is_for_this_gateway(&edge, &headers)?;
+    edge.services.finish_deletions_here(&SessionId::parse(&session)?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Delete a session

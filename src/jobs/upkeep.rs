@@ -93,6 +93,7 @@ pub async fn look_around(services: Services, interval: Duration) {
     loop {
         let look = async {
             services.catalog.register(&services.rules.node, &services.rules.advertised_url).await?;
+            services.settle_unsure().await?;
             services.settle_abandoned().await?;
             services.adopt_cloud_once().await?;
             if services.stores.has_primary() && last_purge.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {

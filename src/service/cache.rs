@@ -15,7 +15,6 @@ use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 
 use crate::catalog::CatalogError;
-use crate::domain::merge::StoredObject;
 use crate::domain::{ContentDigest, Recording, StoreKind};
 use crate::runtime::metrics;
 use crate::service::{ServiceError, Services};
@@ -138,7 +137,7 @@ impl Services {
     ) -> Result<OpenObject, ServiceError> {
         let digest = match recording.sha256 {
             Some(digest) if store == StoreKind::Supabase && self.cache.files.limit_bytes() > 0 => digest,
-            _ => return self.open(&recording.key, store, range).await,
+            _ => return self.open(recording, store, range, plays).await,
         };
         if let Some(file) = self.cache.files.open_file(digest, recording.size_bytes).await {
             metrics::cache_asked("hit");
@@ -151,11 +150,11 @@ impl Services {
                 services.tasks.spawn(async move { cache.files.forget(digest).await });
             });
             let bytes = bytes.boxed();
-            return Ok(OpenObject { object: object_of(recording), bytes });
+            return Ok(OpenObject { object: recording.into(), bytes });
         }
         metrics::cache_asked("miss");
         let from_start = range.as_ref().is_none_or(|r| r.start == 0 && r.end > PROBE_BYTES);
-        let opened = self.open(&recording.key, store, range).await?;
+        let opened = self.open(recording, store, range, plays).await?;
         // A player asks for many ranges in one play; one of them has the first byte.
         if plays && from_start && self.cache.is_wanted(digest) {
             self.start_fetching(recording.clone(), digest);
@@ -219,18 +218,5 @@ impl Services {
             self.cache.forget(Some(digest)).await;
         }
         Ok(())
-    }
-}
-
-fn object_of(recording: &Recording) -> StoredObject {
-    StoredObject {
-        key: recording.key.clone(),
-        size_bytes: recording.size_bytes,
-        modified_at: recording.uploaded_at,
-        content_type: Some(recording.content_type.clone()),
-        etag: None,
-        sha256: recording.sha256,
-        original_filename: recording.original_filename.clone(),
-        upload_id: Some(recording.upload_id.clone()),
     }
 }

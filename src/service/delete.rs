@@ -1,7 +1,6 @@
 //! Deletion: the tombstone first, then the stores, then their confirmation. From the moment the tombstone is written
 //! the recording is gone from every answer, whatever happens to the rest.
 
-use crate::catalog::Tombstone;
 use crate::domain::{ContentDigest, Filename, ObjectKey, SessionId, StoreKind, StoreSet};
 use crate::runtime::metrics;
 use crate::service::events::Event;
@@ -46,7 +45,7 @@ impl Services {
                 return Err(ServiceError::NotFound);
             }
             // Asked again while a store is still to confirm: try it now.
-            return self.finish_deletions(std::slice::from_ref(key)).await;
+            return self.delete_everywhere(std::slice::from_ref(key)).await;
         }
         let digest = match self.find(key).await {
             Ok(found) => found.recording.sha256,
@@ -56,7 +55,7 @@ impl Services {
         };
         self.forget_and_entomb(std::slice::from_ref(key), &[digest], self.everywhere()).await?;
         self.tell_deletion(&key.session, Some(&key.filename), self.everywhere());
-        let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
+        let deletion = self.delete_everywhere(std::slice::from_ref(key)).await?;
         self.tell_deletion(&key.session, Some(&key.filename), deletion.pending);
         metrics::deleted(if deletion.pending.is_empty() { "done" } else { "pending" });
         Ok(deletion)
@@ -89,15 +88,24 @@ impl Services {
         StoreSet { supabase: self.stores.has_primary(), local: true }
     }
 
-    /// Deletes entombed recordings from the stores that have not confirmed it, and notes their confirmation. Safe to
-    /// drop and to repeat.
+    /// Deletes entombed recordings from every store, other gateways' disks included, for a client that waits.
+    async fn delete_everywhere(&self, keys: &[ObjectKey]) -> Result<Deletion, ServiceError> {
+        let (here, elsewhere) = tokio::join!(self.finish_deletions(keys), self.tell_holders(keys));
+        let (mut deletion, elsewhere) = (here?, elsewhere?);
+        deletion.deleted_from.local |= elsewhere.deleted_from.local;
+        deletion.pending.local |= elsewhere.pending.local;
+        Ok(deletion)
+    }
+
+    /// Deletes entombed recordings from the cloud and this disk where they have not confirmed it, and notes their
+    /// confirmation. What another gateway's disk has is its own to remove. Safe to drop and to repeat.
     pub(super) async fn finish_deletions(&self, keys: &[ObjectKey]) -> Result<Deletion, ServiceError> {
         let mut deletion = Deletion::default();
         let (mut gone_here, mut gone_there) = (Vec::new(), Vec::new());
         for key in keys {
             let Some(tombstone) = self.catalog.tombstone(key).await? else { continue };
-            if tombstone.pending.local {
-                match self.delete_local(key, &tombstone).await {
+            if tombstone.pending.local && tombstone.held_by.is_none() {
+                match self.delete_local(key).await {
                     Some(existed) => {
                         deletion.deleted_from.local |= existed;
                         gone_here.push(key.clone());
@@ -126,12 +134,8 @@ impl Services {
         Ok(deletion)
     }
 
-    /// Removes the local copy: whether there was one, or `None` if it could not be removed. The file on another
-    /// gateway's disk is removed by that one.
-    async fn delete_local(&self, key: &ObjectKey, tombstone: &Tombstone) -> Option<bool> {
-        if tombstone.held_by.is_some() {
-            return None;
-        }
+    /// Removes the local copy: whether there was one, or `None` if it could not be removed.
+    pub(super) async fn delete_local(&self, key: &ObjectKey) -> Option<bool> {
         match self.stores.fallback().delete(key).await {
             Ok(existed) => Some(existed),
             Err(error) => {
@@ -141,18 +145,32 @@ impl Services {
         }
     }
 
+    /// A recording may be deleted before its file is in its place: called when it is.
+    pub(super) async fn unless_deleted(&self, key: &ObjectKey) {
+        if matches!(self.catalog.tombstone(key).await, Ok(Some(_))) {
+            let here = StoreSet::only(StoreKind::Local);
+            if let Err(error) = self.catalog.entomb(std::slice::from_ref(key), here, &self.origin).await {
+                tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's file is still to be removed");
+            }
+            self.bell.send_replace(());
+        }
+    }
+
     /// Removes an object that no recording names, sent by an upload that got another name or came to nothing. The
     /// tombstone comes first here too, and stays: a push whose outcome is unknown may land after the bucket confirmed
     /// that it has nothing.
-    pub(super) async fn remove_stray(&self, key: &ObjectKey) {
+    /// Returns whether it is sure to go.
+    pub(super) async fn remove_stray(&self, key: &ObjectKey) -> bool {
         let keys = std::slice::from_ref(key);
         if let Err(error) = self.catalog.entomb(keys, StoreSet::only(StoreKind::Supabase), &self.origin).await
         {
-            tracing::error!(object.key = %key, error = %chain(&error), "an object that belongs to no recording may stay in the bucket");
+            tracing::warn!(object.key = %key, error = %chain(&error), "an object that belongs to no recording is still in the bucket");
+            return false;
         }
         if let Err(error) = self.finish_deletions(keys).await {
             tracing::warn!(object.key = %key, error = %chain(&error), "the removal of an object could not be noted; it is tried again");
         }
+        true
     }
 
     /// Deletes every recording of a session. Runs detached.
@@ -180,7 +198,7 @@ impl Services {
         // Every tombstone first, at once, so that the whole session is gone from every answer; then the stores.
         self.forget_and_entomb(&keys, &digests, self.everywhere()).await?;
         self.tell_deletion(session, None, self.everywhere());
-        let mut pending = self.finish_deletions(&keys).await?.pending;
+        let mut pending = self.delete_everywhere(&keys).await?.pending;
         pending.supabase |= cloud_unknown;
         self.tell_deletion(session, None, pending);
         metrics::deleted(if pending.is_empty() { "done" } else { "pending" });

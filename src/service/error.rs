@@ -3,6 +3,7 @@
 use crate::catalog::CatalogError;
 use crate::domain::NameError;
 use crate::spool::SpoolError;
+use crate::storage::peer::PeerError;
 use crate::storage::tiered::PrimaryError;
 use crate::storage::{Kind, StorageError};
 
@@ -72,6 +73,17 @@ pub enum ServiceError {
     /// The cloud is needed and cannot be used.
     #[error("the cloud is needed and cannot be used")]
     Cloud(#[source] PrimaryError),
+    /// Only another gateway's disk has it, and that gateway does not give it.
+    #[error("the gateway {node:?} at {url:?} did not give what only it has")]
+    Peer {
+        /// Its `server.node`; may be empty.
+        node: String,
+        /// Where it says it can be reached, or its id if it never said so.
+        url: String,
+        /// Why; `None` if it never said where it can be reached.
+        #[source]
+        source: Option<PeerError>,
+    },
     /// The local disk failed.
     #[error("the local disk failed")]
     Disk(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -14,6 +14,7 @@ pub mod events;
 pub mod health;
 pub mod jobs;
 pub mod list;
+mod peers;
 pub mod rebuild;
 pub mod recover;
 mod sync;
@@ -31,6 +32,8 @@ use crate::catalog::{Catalog, Origin};
 use crate::domain::media::TypeRules;
 use crate::runtime::tasks::Tasks;
 use crate::spool::{Reserve, Room, Spool};
+pub use crate::storage::peer::HOP;
+use crate::storage::peer::PeerClient;
 use crate::storage::tiered::TieredStore;
 
 /// What every use case works with. Clones share it.
@@ -66,6 +69,10 @@ pub struct Services {
     pub events: events::Events,
     /// How many refusals may be noted.
     pub denials: audit::Denials,
+    /// Uploads of which it is not known whether they were promised.
+    pub unsure: upload::UnsureUploads,
+    /// Speaks to the other gateways on the catalogue.
+    pub peers: PeerClient,
 }
 
 impl Services {

@@ -10,7 +10,7 @@ use crate::domain::recording::to_microseconds;
 use crate::domain::{Durability, Recording, StoreKind, StoreSet};
 use crate::service::upload::{Landed, receipt_of};
 use crate::service::{ServiceError, Services};
-use crate::spool::SpoolReader;
+use crate::spool::{Leftover, SpoolReader};
 use crate::storage::{Kind, ObjectMeta, chain};
 
 impl Services {
@@ -23,42 +23,56 @@ impl Services {
                 Some(id) => self.catalog.get_by_upload(id).await?,
                 None => None,
             };
-            let row = row.filter(|row| row.stores.local && row.held_by.is_none());
-            let wanted = match row {
-                // A file that is shorter than the row says was never synced, so never promised.
-                Some(row) if row.size_bytes == leftover.size_bytes => {
-                    match self.stores.fallback().head(&row.key).await? {
-                        None => Some(row),
-                        // It has its place already, under both names where renaming takes two steps.
-                        Some(file) if file.size_bytes == row.size_bytes => None,
-                        Some(_) => {
-                            tracing::error!(
-                                object.key = %row.key,
-                                "another file has the place of a recording that was promised; move it away and start again"
-                            );
-                            continue;
-                        }
-                    }
-                }
-                _ => None,
-            };
-            match wanted {
-                Some(row) => {
-                    let source = leftover.open(self.spool.blocks().clone())?;
-                    if let Err(error) = self.place(&row, &source).await {
-                        // It was promised: whatever stands in the way, it stays for the next start.
-                        source.leave();
-                        return Err(error);
-                    }
-                    placed += 1;
-                }
-                None => {
-                    leftover.remove()?;
-                    removed += 1;
-                }
+            if self.take_up(leftover, row).await? {
+                placed += 1;
+            } else {
+                removed += 1;
             }
         }
         Ok((placed, removed))
+    }
+
+    /// Puts a file left in the spool in its place if its row wants it there, else removes it. Returns whether it did.
+    pub(super) async fn take_up(
+        &self,
+        leftover: Leftover,
+        row: Option<Recording>,
+    ) -> Result<bool, ServiceError> {
+        let row = row.filter(|row| row.stores.local && row.held_by.is_none());
+        let wanted = match row {
+            // A file that is shorter than the row says was never synced, so never promised.
+            Some(row) if row.size_bytes == leftover.size_bytes => {
+                match self.stores.fallback().head(&row.key).await? {
+                    None => Some(row),
+                    // It has its place already, under both names where renaming takes two steps.
+                    Some(file) if file.size_bytes == row.size_bytes => None,
+                    Some(_) => {
+                        tracing::error!(
+                            object.key = %row.key,
+                            "another file has the place of a recording that was promised; move it away and start again"
+                        );
+                        return Ok(false);
+                    }
+                }
+            }
+            _ => None,
+        };
+        match wanted {
+            Some(row) => {
+                let source = leftover.open(self.spool.blocks().clone())?;
+                if let Err(error) = self.place(&row, &source).await {
+                    // It was promised: whatever stands in the way, it stays for the next start.
+                    source.leave();
+                    return Err(error);
+                }
+                self.unless_deleted(&row.key).await;
+                Ok(true)
+            }
+            None => {
+                leftover.remove()?;
+                Ok(false)
+            }
+        }
     }
 
     async fn place(&self, row: &Recording, source: &SpoolReader) -> Result<(), ServiceError> {

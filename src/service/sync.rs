@@ -47,7 +47,7 @@ impl Services {
         let cloud = StoreSet::only(StoreKind::Supabase);
         let entombed = self.catalog.entomb(std::slice::from_ref(key), cloud, &self.origin).await;
         entombed.map_err(ServiceError::from)?;
-        self.resume_deletion(key).await
+        self.resume_deletion(key, StoreKind::Supabase).await
     }
 
     /// Sends a recording, compares it in the cloud, and lets the local copy go.

@@ -10,8 +10,8 @@ use time::OffsetDateTime;
 use super::delete::PrimaryOrService;
 use super::{ServiceError, Services};
 use crate::catalog::{CatalogError, Job, JobKind, QueueSyncs, Work};
-use crate::domain::ObjectKey;
 use crate::domain::recording::micros;
+use crate::domain::{ObjectKey, StoreKind};
 use crate::storage::chain;
 
 /// How a try ended.
@@ -118,7 +118,8 @@ impl Services {
         self.tell_job(&job.id).await;
         let done = match &job.kind {
             JobKind::Sync(key) => self.sync_recording(job, key).await,
-            JobKind::Delete(key) | JobKind::DeleteLocal(key) => self.resume_deletion(key).await,
+            JobKind::Delete(key) => self.resume_deletion(key, StoreKind::Supabase).await,
+            JobKind::DeleteLocal(key) => self.resume_deletion(key, StoreKind::Local).await,
             JobKind::DeleteSession(session) => {
                 self.finish_session_deletion(session).await.map(|()| Tried::Done)
             }
@@ -147,14 +148,19 @@ impl Services {
         }
     }
 
-    pub(super) async fn resume_deletion(&self, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
+    /// Each store has a job of its own.
+    pub(super) async fn resume_deletion(
+        &self,
+        key: &ObjectKey,
+        store: StoreKind,
+    ) -> Result<Tried, PrimaryOrService> {
         let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
-        Ok(match deletion.pending.iter().next() {
-            None => Tried::Done,
-            Some(store) => Tried::Again(Setback {
+        Ok(match deletion.pending.holds(store) {
+            false => Tried::Done,
+            true => Tried::Again(Setback {
                 reason: format!("{store} did not confirm the deletion"),
                 at_least: None,
-                by_cloud: deletion.pending.supabase,
+                by_cloud: store == StoreKind::Supabase,
             }),
         })
     }

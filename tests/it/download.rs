@@ -357,7 +357,8 @@ async fn a_recording_that_goes_to_the_cloud_after_it_was_located_is_read_there()
     let cloud = FakeSupabase::start().await;
     let (gateway, path, bytes) = with_one(Some(&cloud)).await;
     let key = ObjectKey::parse(path.trim_start_matches("/recordings/")).unwrap();
-    let opened = gateway.services.open(&key, StoreKind::Local, None).await.unwrap();
+    let located = gateway.services.catalog.get(&key).await.unwrap().unwrap();
+    let opened = gateway.services.open(&located, StoreKind::Local, None, true).await.unwrap();
     assert_eq!(opened.object.size_bytes, bytes.len() as u64);
     gateway.stop().await;
 }

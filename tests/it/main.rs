@@ -4,6 +4,7 @@
 
 mod audit;
 mod cache;
+mod catalogue_copy;
 mod check;
 mod cli;
 mod config;
@@ -36,6 +37,7 @@ mod recover;
 mod reliability;
 mod resumable_sync;
 mod runner;
+mod shared_catalogue;
 mod support;
 mod sync;
 mod tidy;

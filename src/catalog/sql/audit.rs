@@ -5,11 +5,11 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::rows::{corrupt, digest_of, time_of};
-use super::{Result, SqlCatalog, Tx, given, new_id, now_us};
+use super::{Result, SqlCatalog, Tx, given, new_id, now_us, sql};
 use crate::catalog::{Action, Audit, AuditEntry, AuditQuery, Change, Origin};
 
 pub(super) async fn note(tx: &mut Tx, change: &Change<'_>, by: &Origin) -> Result<()> {
-    sqlx::query(
+    sql(
         "INSERT INTO audit (id, at, action, actor, request_id, session_id, filename, sha256_before, sha256_after, detail)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
@@ -42,7 +42,7 @@ impl Audit for SqlCatalog {
             Some(_) => "id < $7",
             None => "$7 = ''",
         };
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        let rows = sql(sqlx::AssertSqlSafe(format!(
             "SELECT id, at, action, actor, request_id, session_id, filename, sha256_before, sha256_after, detail
              FROM audit WHERE {session} AND ($2 = '' OR filename = $2)
                  AND ($3 = '' OR action = $3) AND ($4 = '' OR actor = $4)

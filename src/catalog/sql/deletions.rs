@@ -4,10 +4,10 @@ use async_trait::async_trait;
 use sqlx::Row;
 use time::OffsetDateTime;
 
-use super::rows::{other, session_and_time_of};
-use super::{Result, SqlCatalog, audit, jobs, now_us};
+use super::rows::{key_of, other, session_and_time_of};
+use super::{Result, SqlCatalog, audit, jobs, now_us, sql};
 use crate::catalog::{Action, Change, Deletions, Origin, Tombstone};
-use crate::domain::{ObjectKey, SessionId, StoreKind, StoreSet};
+use crate::domain::{GatewayId, ObjectKey, SessionId, StoreKind, StoreSet};
 
 #[async_trait]
 impl Deletions for SqlCatalog {
@@ -23,12 +23,15 @@ impl Deletions for SqlCatalog {
                 let holder =
                     row.as_ref().and_then(|row| row.held_by.clone()).unwrap_or_else(|| self.gateway.clone());
                 let local = if pending.local { holder.as_str() } else { "" };
-                sqlx::query(
+                // Without a row it was deleted before: if somebody has still to remove the file, that stays so.
+                let kept = sql(
                     "INSERT INTO tombstones (session_id, filename, deleted_at, pending_supabase, pending_local, local_gateway)
                      VALUES ($1, $2, $3, $4, $5, nullif($6, '')) ON CONFLICT (session_id, filename) DO UPDATE SET
                          pending_supabase = CASE WHEN $4 = 1 THEN 1 ELSE tombstones.pending_supabase END,
                          pending_local = CASE WHEN $5 = 1 THEN 1 ELSE tombstones.pending_local END,
-                         local_gateway = CASE WHEN $5 = 1 THEN $6 ELSE tombstones.local_gateway END",
+                         local_gateway = CASE WHEN $5 = 1 AND ($7 = 1 OR tombstones.pending_local = 0) THEN $6
+                             ELSE tombstones.local_gateway END
+                     RETURNING local_gateway",
                 )
                 .bind(session)
                 .bind(filename)
@@ -36,12 +39,14 @@ impl Deletions for SqlCatalog {
                 .bind(i64::from(pending.supabase))
                 .bind(i64::from(pending.local))
                 .bind(local)
-                .execute(&mut *tx)
+                .bind(i64::from(row.is_some()))
+                .fetch_one(&mut *tx)
                 .await?;
+                let holder = kept.try_get::<Option<String>, _>(0)?.map_or(holder, GatewayId);
                 jobs::end_open(&mut tx, "sync", key, "cancelled", Some("the recording was deleted")).await?;
                 jobs::add_deletions(&mut tx, key, pending, &holder).await?;
                 if let Some(row) = row {
-                    sqlx::query("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
+                    sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
                         .bind(session)
                         .bind(filename)
                         .execute(&mut *tx)
@@ -56,7 +61,7 @@ impl Deletions for SqlCatalog {
     }
 
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>> {
-        let row = sqlx::query(
+        let row = sql(
             "SELECT pending_supabase, pending_local, local_gateway FROM tombstones WHERE session_id = $1 AND filename = $2",
         )
         .bind(key.session.as_str())
@@ -69,8 +74,18 @@ impl Deletions for SqlCatalog {
         Ok(Some(Tombstone { pending, held_by: other(row.try_get(2)?, &self.gateway) }))
     }
 
+    async fn pending_here(&self, session: &SessionId) -> Result<Vec<ObjectKey>> {
+        let rows = sql("SELECT session_id, filename FROM tombstones
+             WHERE session_id = $1 AND pending_local = 1 AND local_gateway = $2")
+        .bind(session.as_str())
+        .bind(self.gateway.as_str())
+        .fetch_all(&mut *self.snapshot().await?)
+        .await?;
+        rows.iter().map(key_of).collect()
+    }
+
     async fn session_tombstone(&self, session: &SessionId) -> Result<Option<OffsetDateTime>> {
-        let row = sqlx::query("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
+        let row = sql("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
             .bind(session.as_str())
             .fetch_optional(&mut *self.snapshot().await?)
             .await?;
@@ -80,11 +95,12 @@ impl Deletions for SqlCatalog {
     async fn confirm_deleted(&self, keys: &[ObjectKey], store: StoreKind) -> Result<()> {
         let (statement, job) = match store {
             StoreKind::Supabase => (
-                "UPDATE tombstones SET pending_supabase = 0 WHERE session_id = $1 AND filename = $2",
+                "UPDATE tombstones SET pending_supabase = 0 WHERE session_id = $1 AND filename = $2 AND $3 <> ''",
                 "delete",
             ),
             StoreKind::Local => (
-                "UPDATE tombstones SET pending_local = 0, local_gateway = NULL WHERE session_id = $1 AND filename = $2",
+                "UPDATE tombstones SET pending_local = 0, local_gateway = NULL WHERE session_id = $1 AND filename = $2
+                     AND (local_gateway IS NULL OR local_gateway = $3)",
                 "delete_local",
             ),
         };
@@ -92,12 +108,15 @@ impl Deletions for SqlCatalog {
             let Some(first) = keys.first() else { continue };
             let mut tx = self.begin_for(&first.session).await?;
             for key in keys {
-                sqlx::query(statement)
+                let confirmed = sql(statement)
                     .bind(key.session.as_str())
                     .bind(key.filename.as_str())
+                    .bind(self.gateway.as_str())
                     .execute(&mut *tx)
                     .await?;
-                jobs::end_deletion(&mut tx, job, key).await?;
+                if confirmed.rows_affected() > 0 {
+                    jobs::end_deletion(&mut tx, job, key).await?;
+                }
             }
             tx.commit().await?;
         }
@@ -106,10 +125,8 @@ impl Deletions for SqlCatalog {
 
     async fn entomb_session(&self, session: &SessionId, by: &Origin) -> Result<()> {
         let mut tx = self.begin_for(session).await?;
-        sqlx::query(
-            "INSERT INTO session_tombstones (session_id, deleted_at) VALUES ($1, $2)
-             ON CONFLICT (session_id) DO UPDATE SET deleted_at = $2",
-        )
+        sql("INSERT INTO session_tombstones (session_id, deleted_at) VALUES ($1, $2)
+             ON CONFLICT (session_id) DO UPDATE SET deleted_at = $2")
         .bind(session.as_str())
         .bind(now_us())
         .execute(&mut *tx)
@@ -124,7 +141,7 @@ impl Deletions for SqlCatalog {
 
     async fn confirm_session_deleted(&self, session: &SessionId) -> Result<()> {
         let mut tx = self.begin_for(session).await?;
-        sqlx::query("DELETE FROM session_tombstones WHERE session_id = $1")
+        sql("DELETE FROM session_tombstones WHERE session_id = $1")
             .bind(session.as_str())
             .execute(&mut *tx)
             .await?;

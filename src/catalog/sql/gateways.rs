@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::Row;
 
 use super::rows::time_of;
-use super::{Result, SqlCatalog, now_us};
+use super::{Result, SqlCatalog, now_us, sql};
 use crate::catalog::{Gateways, Peer};
 use crate::domain::GatewayId;
 
@@ -16,10 +16,8 @@ impl Gateways for SqlCatalog {
 
     async fn register(&self, node: &str, url: &str) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query(
-            "INSERT INTO gateways (id, node, url, seen_at) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (id) DO UPDATE SET node = $2, url = $3, seen_at = $4",
-        )
+        sql("INSERT INTO gateways (id, node, url, seen_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (id) DO UPDATE SET node = $2, url = $3, seen_at = $4")
         .bind(self.gateway.as_str())
         .bind(node)
         .bind(url)
@@ -30,7 +28,7 @@ impl Gateways for SqlCatalog {
     }
 
     async fn peers(&self) -> Result<Vec<Peer>> {
-        let rows = sqlx::query("SELECT id, node, url, seen_at FROM gateways WHERE id <> $1 ORDER BY id")
+        let rows = sql("SELECT id, node, url, seen_at FROM gateways WHERE id <> $1 ORDER BY id")
             .bind(self.gateway.as_str())
             .fetch_all(&mut *self.snapshot().await?)
             .await?;
@@ -46,7 +44,7 @@ impl Gateways for SqlCatalog {
     }
 
     async fn fact(&self, name: &str) -> Result<Option<String>> {
-        let row = sqlx::query("SELECT value FROM facts WHERE name = $1")
+        let row = sql("SELECT value FROM facts WHERE name = $1")
             .bind(name)
             .fetch_optional(&mut *self.snapshot().await?)
             .await?;
@@ -55,13 +53,11 @@ impl Gateways for SqlCatalog {
 
     async fn set_fact(&self, name: &str, value: &str) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query(
-            "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2",
-        )
-        .bind(name)
-        .bind(value)
-        .execute(&mut *tx)
-        .await?;
+        sql("INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = $2")
+            .bind(name)
+            .bind(value)
+            .execute(&mut *tx)
+            .await?;
         Ok(tx.commit().await?)
     }
 

@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::rows::{corrupt, time_of};
-use super::{Dialect, Result, SqlCatalog, Tx, audit, given, new_id, now_us};
+use super::{Dialect, Result, SqlCatalog, Tx, audit, given, new_id, now_us, sql};
 use crate::catalog::{
     Action, Change, Changed, Children, Job, JobKind, JobQuery, JobRecord, JobState, Jobs, Origin, QueueSyncs,
     Work,
@@ -25,10 +25,10 @@ struct NewJob<'a> {
 }
 
 async fn insert(tx: &mut Tx, job: NewJob<'_>) -> Result<()> {
-    sqlx::query(
+    sql(
         "INSERT INTO jobs (id, kind, session_id, filename, state, gateway, parent_id, attempts, created_at, run_at, leased_until)
          VALUES ($1, $2, $3, $4, 'open', $5, $6, 0, $7, $7, 0)
-         ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO UPDATE SET run_at = $7",
+         ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO UPDATE SET run_at = $7, gateway = $5",
     )
     .bind(new_id())
     .bind(job.kind)
@@ -40,7 +40,7 @@ async fn insert(tx: &mut Tx, job: NewJob<'_>) -> Result<()> {
     .execute(&mut **tx)
     .await?;
     if let Some(parent) = job.parent {
-        sqlx::query("UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done'")
+        sql("UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done'")
             .bind(parent)
             .execute(&mut **tx)
             .await?;
@@ -81,7 +81,7 @@ pub(super) async fn add_deletions(
 
 /// As if it had never been.
 pub(super) async fn drop_open(tx: &mut Tx, kind: &str, key: &ObjectKey) -> Result<()> {
-    sqlx::query("DELETE FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open'")
+    sql("DELETE FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open'")
         .bind(kind)
         .bind(key.session.as_str())
         .bind(key.filename.as_str())
@@ -98,7 +98,7 @@ pub(super) async fn end_open(
     state: &str,
     error: Option<&str>,
 ) -> Result<()> {
-    let ended = sqlx::query(
+    let ended = sql(
         "UPDATE jobs SET state = $4, finished_at = $5, leased_until = 0, leased_by = NULL, last_error = $6
          WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open' RETURNING parent_id",
     )
@@ -115,7 +115,7 @@ pub(super) async fn end_open(
 
 /// A deletion is done. One that its request did at once leaves no job behind.
 pub(super) async fn end_deletion(tx: &mut Tx, kind: &str, key: &ObjectKey) -> Result<()> {
-    sqlx::query(
+    sql(
         "DELETE FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open' AND attempts = 0",
     )
     .bind(kind)
@@ -127,10 +127,8 @@ pub(super) async fn end_deletion(tx: &mut Tx, kind: &str, key: &ObjectKey) -> Re
 }
 
 pub(super) async fn end_of_session(tx: &mut Tx, kind: &str, session: &SessionId) -> Result<()> {
-    sqlx::query(
-        "UPDATE jobs SET state = 'done', finished_at = $3, leased_until = 0, leased_by = NULL
-         WHERE kind = $1 AND session_id = $2 AND state = 'open'",
-    )
+    sql("UPDATE jobs SET state = 'done', finished_at = $3, leased_until = 0, leased_by = NULL
+         WHERE kind = $1 AND session_id = $2 AND state = 'open'")
     .bind(kind)
     .bind(session.as_str())
     .bind(now_us())
@@ -154,10 +152,8 @@ async fn end_parents(tx: &mut Tx, ended: &[AnyRow]) -> Result<()> {
 }
 
 async fn end_parent(tx: &mut Tx, id: &str) -> Result<()> {
-    sqlx::query(
-        "UPDATE jobs SET state = 'done', finished_at = $2 WHERE id = $1 AND state = 'open' AND NOT EXISTS
-             (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')",
-    )
+    sql("UPDATE jobs SET state = 'done', finished_at = $2 WHERE id = $1 AND state = 'open' AND NOT EXISTS
+             (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')")
     .bind(id)
     .bind(now_us())
     .execute(&mut **tx)
@@ -198,7 +194,7 @@ fn record_of(row: &AnyRow, now: i64) -> Result<JobRecord> {
 
 impl SqlCatalog {
     async fn job(&self, tx: &mut Tx, id: &str) -> Result<Option<JobRecord>> {
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = $1")))
+        let row = sql(sqlx::AssertSqlSafe(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = $1")))
             .bind(id)
             .fetch_optional(&mut **tx)
             .await?;
@@ -216,7 +212,7 @@ impl SqlCatalog {
         states: &[&str],
     ) -> Result<Vec<(String, ObjectKey)>> {
         let column = if job.kind.is_parent() { "parent_id" } else { "id" };
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        let rows = sql(sqlx::AssertSqlSafe(format!(
             "SELECT session_id, filename, id, state FROM jobs WHERE {column} = $1 AND filename <> ''
              ORDER BY session_id, filename"
         )))
@@ -238,7 +234,7 @@ async fn add_children(tx: &mut Tx, job: &mut JobRecord) -> Result<()> {
     if !job.kind.is_parent() {
         return Ok(());
     }
-    let rows = sqlx::query("SELECT state, count(*) FROM jobs WHERE parent_id = $1 GROUP BY state")
+    let rows = sql("SELECT state, count(*) FROM jobs WHERE parent_id = $1 GROUP BY state")
         .bind(job.id.as_str())
         .fetch_all(&mut **tx)
         .await?;
@@ -266,13 +262,11 @@ impl Jobs for SqlCatalog {
     async fn queue_syncs(&self, which: QueueSyncs<'_>) -> Result<u64> {
         let session = which.session.map_or("", |session| session.as_str());
         let mut tx = self.begin().await?;
-        let rows = sqlx::query(
-            "SELECT session_id, filename, local_gateway FROM recordings r
+        let rows = sql("SELECT session_id, filename, local_gateway FROM recordings r
              WHERE ($1 = '' OR session_id = $1) AND local_gateway IS NOT NULL AND (in_supabase = 0 OR $2 = 1)
                  AND (parked_reason IS NULL OR $3 = 1 OR ($4 = 1 AND parked_for_now = 1))
                  AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'sync' AND j.session_id = r.session_id
-                                 AND j.filename = r.filename AND j.state = 'open') ORDER BY uploaded_at",
-        )
+                                 AND j.filename = r.filename AND j.state = 'open') ORDER BY uploaded_at")
         .bind(session)
         .bind(i64::from(which.in_both))
         .bind(i64::from(which.parked))
@@ -288,7 +282,7 @@ impl Jobs for SqlCatalog {
             insert(&mut tx, job).await?;
         }
         if which.parked || which.for_now {
-            sqlx::query(
+            sql(
                 "UPDATE recordings SET parked_reason = NULL WHERE parked_reason IS NOT NULL AND ($1 = '' OR session_id = $1)
                      AND in_supabase = 0 AND (parked_for_now = 1 OR $2 = 1)",
             )
@@ -297,7 +291,7 @@ impl Jobs for SqlCatalog {
             .execute(&mut *tx)
             .await?;
             // The new job takes the parked one's place.
-            sqlx::query(
+            sql(
                 "UPDATE jobs SET state = 'cancelled' WHERE kind = 'sync' AND state = 'parked' AND ($1 = '' OR session_id = $1)
                      AND NOT EXISTS (SELECT 1 FROM recordings r WHERE r.session_id = jobs.session_id
                          AND r.filename = jobs.filename AND parked_reason IS NOT NULL)",
@@ -307,16 +301,14 @@ impl Jobs for SqlCatalog {
             .await?;
         }
         if let Some(parent) = which.parent {
-            sqlx::query(
-                "UPDATE jobs SET parent_id = $2 WHERE kind = 'sync' AND state = 'open' AND parent_id IS NULL
-                     AND ($1 = '' OR session_id = $1)",
-            )
+            sql("UPDATE jobs SET parent_id = $2 WHERE kind = 'sync' AND state = 'open' AND parent_id IS NULL
+                     AND ($1 = '' OR session_id = $1)")
             .bind(session)
             .bind(parent)
             .execute(&mut *tx)
             .await?;
         }
-        let row = sqlx::query(
+        let row = sql(
             "SELECT count(*) FROM jobs WHERE kind = 'sync' AND state = 'open' AND ($1 = '' OR session_id = $1)",
         )
         .bind(session)
@@ -342,7 +334,7 @@ impl Jobs for SqlCatalog {
         };
         for kinds in kinds {
             let mut tx = self.begin().await?;
-            let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            let row = sql(sqlx::AssertSqlSafe(format!(
                 "UPDATE jobs SET leased_until = $2, leased_by = $3, attempts = attempts + 1 WHERE id = (
                      SELECT id FROM jobs WHERE state = 'open' AND {kinds} AND run_at <= $1 AND leased_until <= $1
                          AND (gateway IS NULL OR gateway = $3)
@@ -372,7 +364,7 @@ impl Jobs for SqlCatalog {
 
     async fn renew_job(&self, job: &Job, until_us: i64) -> Result<bool> {
         let mut tx = self.begin().await?;
-        let renewed = sqlx::query(
+        let renewed = sql(
             "UPDATE jobs SET leased_until = $3 WHERE id = $1 AND attempts = $2 AND state = 'open' AND leased_until > 0",
         )
         .bind(job.id.as_str())
@@ -387,7 +379,7 @@ impl Jobs for SqlCatalog {
     async fn complete_job(&self, job: &Job) -> Result<()> {
         let mut tx = self.begin().await?;
         // A deletion that was asked for again meanwhile goes on.
-        sqlx::query(
+        sql(
             "UPDATE jobs SET leased_until = 0, leased_by = NULL WHERE id = $1 AND attempts = $2 AND EXISTS
                  (SELECT 1 FROM tombstones t WHERE t.session_id = jobs.session_id AND t.filename = jobs.filename
                   AND ((jobs.kind = 'delete' AND pending_supabase = 1) OR (jobs.kind = 'delete_local' AND pending_local = 1)))",
@@ -396,7 +388,7 @@ impl Jobs for SqlCatalog {
         .bind(job.attempt)
         .execute(&mut *tx)
         .await?;
-        let ended = sqlx::query(
+        let ended = sql(
             "UPDATE jobs SET state = 'done', finished_at = $3, leased_until = 0, leased_by = NULL, last_error = NULL,
                  resume_point = NULL
              WHERE id = $1 AND attempts = $2 AND state = 'open' AND leased_until > 0 RETURNING parent_id",
@@ -412,10 +404,8 @@ impl Jobs for SqlCatalog {
 
     async fn postpone_job(&self, job: &Job, run_at_us: i64, error: &str) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query(
-            "UPDATE jobs SET run_at = $3, leased_until = 0, leased_by = NULL, last_error = $4
-             WHERE id = $1 AND attempts = $2 AND state = 'open'",
-        )
+        sql("UPDATE jobs SET run_at = $3, leased_until = 0, leased_by = NULL, last_error = $4
+             WHERE id = $1 AND attempts = $2 AND state = 'open'")
         .bind(job.id.as_str())
         .bind(job.attempt)
         .bind(run_at_us)
@@ -427,10 +417,8 @@ impl Jobs for SqlCatalog {
 
     async fn release_job(&self, job: &Job) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query(
-            "UPDATE jobs SET leased_until = 0, leased_by = NULL, attempts = attempts - 1
-             WHERE id = $1 AND attempts = $2 AND state = 'open' AND leased_until > 0",
-        )
+        sql("UPDATE jobs SET leased_until = 0, leased_by = NULL, attempts = attempts - 1
+             WHERE id = $1 AND attempts = $2 AND state = 'open' AND leased_until > 0")
         .bind(job.id.as_str())
         .bind(job.attempt)
         .execute(&mut *tx)
@@ -440,7 +428,7 @@ impl Jobs for SqlCatalog {
 
     async fn keep_resume_point(&self, job: &Job, at: Option<&str>) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query("UPDATE jobs SET resume_point = $3 WHERE id = $1 AND attempts = $2 AND state = 'open'")
+        sql("UPDATE jobs SET resume_point = $3 WHERE id = $1 AND attempts = $2 AND state = 'open'")
             .bind(job.id.as_str())
             .bind(job.attempt)
             .bind(at)
@@ -452,10 +440,8 @@ impl Jobs for SqlCatalog {
     async fn hurry_jobs(&self, now_us: i64) -> Result<()> {
         let mut tx = self.begin().await?;
         // The times were spread by chance: their fractions of a second are, still.
-        sqlx::query(
-            "UPDATE jobs SET run_at = $1 + attempts * (run_at % 1000000)
-             WHERE state = 'open' AND run_at > $1 + attempts * (run_at % 1000000)",
-        )
+        sql("UPDATE jobs SET run_at = $1 + attempts * (run_at % 1000000)
+             WHERE state = 'open' AND run_at > $1 + attempts * (run_at % 1000000)")
         .bind(now_us)
         .execute(&mut *tx)
         .await?;
@@ -468,7 +454,7 @@ impl Jobs for SqlCatalog {
         // Two bulk loads are two jobs.
         let filename = if *kind == JobKind::Migration { id.as_str() } else { "" };
         let mut tx = self.begin().await?;
-        sqlx::query(
+        sql(
             "INSERT INTO jobs (id, kind, session_id, filename, state, attempts, created_at, run_at, leased_until)
              VALUES ($1, $2, $3, $4, 'open', 0, $5, $5, 0)
              ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO NOTHING",
@@ -480,7 +466,7 @@ impl Jobs for SqlCatalog {
         .bind(now_us())
         .execute(&mut *tx)
         .await?;
-        let row = sqlx::query(
+        let row = sql(
             "SELECT id FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open'",
         )
         .bind(kind.name())
@@ -502,7 +488,7 @@ impl Jobs for SqlCatalog {
 
     async fn open_jobs(&self, session: &SessionId, filename: Option<&Filename>) -> Result<Vec<JobRecord>> {
         // The kinds are named so that the index of open jobs, which begins with them, is used.
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        let rows = sql(sqlx::AssertSqlSafe(format!(
             "SELECT {JOB_COLUMNS} FROM jobs WHERE state = 'open'
                  AND kind IN ('sync', 'delete', 'delete_local', 'delete_session')
                  AND session_id = $1 AND ($2 = '' OR filename = $2) ORDER BY id"
@@ -534,7 +520,7 @@ impl Jobs for SqlCatalog {
             None => "$5 = ''",
         };
         let mut tx = self.snapshot().await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+        let rows = sql(sqlx::AssertSqlSafe(format!(
             "SELECT {JOB_COLUMNS} FROM jobs WHERE ($1 = '' OR state = $1) AND ($2 = '' OR kind = $2)
                  AND ($3 = '' OR session_id = $3) AND {parent} AND {before}
                  AND ($6 = '' OR ($6 = 'running') = (leased_until > $7 OR kind IN ('sync_all', 'sync_session', 'migration')))
@@ -570,7 +556,7 @@ impl Jobs for SqlCatalog {
             }
             changed = true;
             // If a newer job took this one's place, that one is hurried.
-            sqlx::query(
+            sql(
                 "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state IN ('parked', 'cancelled')
                      AND NOT EXISTS (SELECT 1 FROM jobs other WHERE other.kind = jobs.kind AND other.state = 'open'
                          AND other.session_id = jobs.session_id AND other.filename = jobs.filename)",
@@ -578,14 +564,14 @@ impl Jobs for SqlCatalog {
             .bind(id.as_str())
             .execute(&mut *tx)
             .await?;
-            sqlx::query(
+            sql(
                 "UPDATE recordings SET parked_reason = NULL WHERE session_id = $1 AND filename = $2 AND parked_reason IS NOT NULL",
             )
             .bind(key.session.as_str())
             .bind(key.filename.as_str())
             .execute(&mut *tx)
             .await?;
-            sqlx::query(
+            sql(
                 "UPDATE jobs SET run_at = $3 WHERE session_id = $1 AND filename = $2 AND state = 'open' AND run_at > $3",
             )
             .bind(key.session.as_str())
@@ -595,7 +581,7 @@ impl Jobs for SqlCatalog {
             .await?;
         }
         for parent in [job.parent_id.as_deref(), Some(id)].into_iter().flatten() {
-            sqlx::query(
+            sql(
                 "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done' AND EXISTS
                      (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')",
             )
@@ -604,7 +590,7 @@ impl Jobs for SqlCatalog {
             .await?;
         }
         if let JobKind::DeleteSession(_) = job.kind {
-            sqlx::query("UPDATE jobs SET run_at = $2 WHERE id = $1 AND run_at > $2")
+            sql("UPDATE jobs SET run_at = $2 WHERE id = $1 AND run_at > $2")
                 .bind(id)
                 .bind(now_us)
                 .execute(&mut *tx)
@@ -626,10 +612,8 @@ impl Jobs for SqlCatalog {
         }
         let affected = self.affected(&mut tx, &job, &["open"]).await?;
         for (_, key) in &affected {
-            sqlx::query(
-                "UPDATE recordings SET parked_reason = $3, parked_for_now = 0
-                 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0",
-            )
+            sql("UPDATE recordings SET parked_reason = $3, parked_for_now = 0
+                 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0")
             .bind(key.session.as_str())
             .bind(key.filename.as_str())
             .bind(CANCELLED)
@@ -649,7 +633,7 @@ impl Jobs for SqlCatalog {
 
     async fn expire_jobs(&self, older_than_us: i64) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query("DELETE FROM jobs WHERE finished_at < $1 AND state IN ('done', 'cancelled')")
+        sql("DELETE FROM jobs WHERE finished_at < $1 AND state IN ('done', 'cancelled')")
             .bind(older_than_us)
             .execute(&mut *tx)
             .await?;

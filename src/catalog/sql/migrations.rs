@@ -1,11 +1,12 @@
 //! The schema, forward only. Both databases have the same steps under the same numbers.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{AnyPool, SqlSafeStr};
+use sqlx::{AnyPool, Row, SqlSafeStr};
 
-use super::{Dialect, Result};
+use super::{Dialect, Result, sql};
 use crate::catalog::CatalogError;
 
 /// Any number that nobody else uses for an advisory lock.
@@ -27,25 +28,62 @@ fn steps(dialect: Dialect) -> [(&'static str, &'static str); 4] {
 }
 
 pub(super) async fn run(dialect: Dialect, pool: &AnyPool) -> Result<()> {
-    // Gateways that start at the same time: the second waits and finds nothing to do. The migrator's own lock belongs to
-    // a session, which a pooler may give to somebody else before it is released.
-    let mut waiting = None;
-    if dialect == Dialect::Postgres {
-        let mut tx = pool.begin().await?;
-        sqlx::query(MIGRATING).execute(&mut *tx).await?;
-        waiting = Some(tx);
-    }
     let migrations = steps(dialect).into_iter().zip(1..).map(|((name, text), version)| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, text.into_sql_str(), false)
     });
-    let mut migrator = Migrator::with_migrations(migrations.collect());
-    migrator.set_locking(false);
-    let migrated = migrator.run(pool).await;
-    if let Some(tx) = waiting {
-        tx.commit().await?;
-    }
+    let migrated = match dialect {
+        Dialect::Sqlite => Migrator::with_migrations(migrations.collect()).run(pool).await,
+        Dialect::Postgres => run_in_one(migrations.collect(), pool).await?,
+    };
     migrated.map_err(|error| match error {
         MigrateError::VersionMissing(version) => CatalogError::Newer(version),
         error => CatalogError::Migrate(error),
     })
+}
+
+/// What the migrator does, in one transaction and without names for statements, as a pooler wants it; its own lock
+/// belongs to a session, which a pooler may give to somebody else before it is released. Gateways that start at the
+/// same time wait for the first one.
+async fn run_in_one(
+    migrations: Vec<Migration>,
+    pool: &AnyPool,
+) -> Result<std::result::Result<(), MigrateError>> {
+    let mut tx = pool.begin().await?;
+    sql(MIGRATING).execute(&mut *tx).await?;
+    // As the migrator makes it.
+    sql(
+        "CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+             version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on TIMESTAMPTZ NOT NULL DEFAULT now(),
+             success BOOLEAN NOT NULL, checksum BYTEA NOT NULL, execution_time BIGINT NOT NULL)",
+    )
+    .execute(&mut *tx)
+    .await?;
+    let rows = sql("SELECT version, encode(checksum, 'hex') FROM _sqlx_migrations ORDER BY version")
+        .fetch_all(&mut *tx)
+        .await?;
+    let mut applied = BTreeMap::new();
+    for row in &rows {
+        applied.insert(row.try_get::<i64, _>(0)?, row.try_get::<String, _>(1)?);
+    }
+    for migration in migrations {
+        let (version, checksum) = (migration.version, hex::encode(&migration.checksum));
+        match applied.remove(&version) {
+            Some(known) if known == checksum => continue,
+            Some(_) => return Ok(Err(MigrateError::VersionMismatch(version))),
+            None => {}
+        }
+        sqlx::raw_sql(migration.sql.clone()).execute(&mut *tx).await?;
+        sql("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES ($1, $2, true, decode($3, 'hex'), 0)")
+        .bind(version)
+        .bind(migration.description.as_ref())
+        .bind(checksum)
+        .execute(&mut *tx)
+        .await?;
+    }
+    if let Some((version, _)) = applied.pop_first() {
+        return Ok(Err(MigrateError::VersionMissing(version)));
+    }
+    tx.commit().await?;
+    Ok(Ok(()))
 }

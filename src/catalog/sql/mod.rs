@@ -14,13 +14,18 @@ mod migrations;
 mod recordings;
 mod requests;
 mod rows;
+mod transfer;
 
-use sqlx::{Any, AnyPool, Transaction};
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::any::AnyArguments;
+use sqlx::query::Query;
+use sqlx::{Any, AnyPool, SqlSafeStr, Transaction};
 use time::OffsetDateTime;
 
-use super::CatalogError;
+use super::{CatalogError, RequestKey};
 use crate::domain::recording::micros;
-use crate::domain::{GatewayId, SessionId};
+use crate::domain::{GatewayId, ObjectKey, SessionId};
 
 type Result<T> = std::result::Result<T, CatalogError>;
 type Tx = Transaction<'static, Any>;
@@ -41,6 +46,16 @@ pub struct SqlCatalog {
     gateway: GatewayId,
     /// This process: what it reserves is given up when another one has taken its place.
     process: String,
+    /// What may have been taken hold of by a commit whose answer was lost, to be given back.
+    lost: Mutex<Vec<Lost>>,
+}
+
+/// Something that nobody here knows to have, and that keeps others from it if it is there.
+enum Lost {
+    /// A name reserved for an upload.
+    Reservation { key: ObjectKey, upload_id: String },
+    /// A keyed request marked as running, with this mark.
+    Request { request: RequestKey, mark: String },
 }
 
 impl From<sqlx::Error> for CatalogError {
@@ -66,14 +81,15 @@ impl SqlCatalog {
     ) -> Result<Self> {
         migrations::run(dialect, &write).await?;
         let process = uuid::Uuid::now_v7().to_string();
-        let catalog = Self { dialect, write, read: read().await?, gateway, process };
+        let catalog = Self { dialect, write, read: read().await?, gateway, process, lost: Mutex::default() };
         catalog.take_over().await?;
         Ok(catalog)
     }
 
     /// Looks at a catalogue that is there, without changing it.
     pub(super) fn inspector(dialect: Dialect, read: AnyPool) -> Self {
-        Self { dialect, write: read.clone(), read, gateway: GatewayId(String::new()), process: String::new() }
+        let (gateway, process) = (GatewayId(String::new()), String::new());
+        Self { dialect, write: read.clone(), read, gateway, process, lost: Mutex::default() }
     }
 
     /// A transaction that changes things of no session, or of one that the caller locks.
@@ -94,11 +110,15 @@ impl SqlCatalog {
 
     async fn lock_session(&self, tx: &mut Tx, session: &SessionId) -> Result<()> {
         if self.dialect == Dialect::Postgres {
-            // Ends with the transaction, so it is safe behind a pooler that gives each transaction another connection.
-            sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-                .bind(session.as_str())
-                .execute(&mut **tx)
-                .await?;
+            // All of it ends with the transaction, so it is safe behind a pooler that gives each transaction another
+            // connection. A gateway that vanished in the middle must not keep the session from the others.
+            sql(
+                "SELECT set_config('idle_in_transaction_session_timeout', '30s', true),
+                     set_config('lock_timeout', '20s', true), pg_advisory_xact_lock(hashtextextended($1, 0))",
+            )
+            .bind(session.as_str())
+            .execute(&mut **tx)
+            .await?;
         }
         Ok(())
     }
@@ -111,6 +131,39 @@ impl SqlCatalog {
                 self.read.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?
             }
         })
+    }
+
+    fn remember_lost(&self, lost: Lost) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(lost);
+    }
+
+    /// Gives back what lost commits may have taken.
+    async fn give_back_lost(&self) -> Result<()> {
+        loop {
+            let Some(lost) = self.lost.lock().unwrap_or_else(PoisonError::into_inner).pop() else {
+                return Ok(());
+            };
+            if let Err(error) = self.give_back(&lost).await {
+                self.remember_lost(lost);
+                return Err(error);
+            }
+        }
+    }
+
+    async fn give_back(&self, lost: &Lost) -> Result<()> {
+        let (statement, [first, second, third]) = match lost {
+            Lost::Reservation { key, upload_id } => (
+                "DELETE FROM reservations WHERE session_id = $1 AND filename = $2 AND upload_id = $3",
+                [key.session.as_str(), key.filename.as_str(), upload_id],
+            ),
+            Lost::Request { request, mark } => (
+                "DELETE FROM idempotent_requests WHERE scope = $1 AND request_key = $2 AND fingerprint = $3 AND answer IS NULL",
+                [request.scope.as_str(), request.key.as_str(), mark],
+            ),
+        };
+        let mut tx = self.begin().await?;
+        sql(statement).bind(first).bind(second).bind(third).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
     }
 
     /// What an earlier process had begun: its leases, and keyed requests of which nothing may have come. What it
@@ -127,7 +180,7 @@ impl SqlCatalog {
                 "UPDATE reservations SET gateway = $1 WHERE gateway <> $1",
                 "UPDATE idempotent_requests SET gateway = $1 WHERE gateway <> $1",
             ] {
-                sqlx::query(statement).bind(self.gateway.as_str()).execute(&mut *tx).await?;
+                sql(statement).bind(self.gateway.as_str()).execute(&mut *tx).await?;
             }
         }
         for statement in [
@@ -136,7 +189,7 @@ impl SqlCatalog {
                  SELECT 1 FROM reservations r WHERE r.scope = idempotent_requests.scope
                  AND r.request_key = idempotent_requests.request_key)",
         ] {
-            sqlx::query(statement).bind(self.gateway.as_str()).execute(&mut *tx).await?;
+            sql(statement).bind(self.gateway.as_str()).execute(&mut *tx).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -146,6 +199,12 @@ impl SqlCatalog {
 /// either case.
 fn given(column: &str, number: u32, is_given: bool) -> String {
     if is_given { format!("{column} = ${number}") } else { format!("${number} = ''") }
+}
+
+/// A statement. It is prepared without a name: behind a pooler in transaction mode the next transaction gets another
+/// connection, where the name is not known, or known for something else.
+fn sql<'q>(text: impl SqlSafeStr) -> Query<'q, Any, AnyArguments> {
+    sqlx::query(text).persistent(false)
 }
 
 fn now_us() -> i64 {

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of};
-use super::{Result, SqlCatalog, Tx, audit, jobs};
+use super::{Lost, Result, SqlCatalog, Tx, audit, jobs, sql};
 use crate::catalog::{
     Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Origin, Recordings, RequestKey, View,
 };
@@ -17,11 +17,9 @@ use crate::storage::ListScope;
 
 impl SqlCatalog {
     async fn is_taken(tx: &mut Tx, session: &SessionId, filename: &Filename) -> Result<bool> {
-        let taken = sqlx::query(
-            "SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2
+        let taken = sql("SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2
              UNION ALL SELECT 1 FROM tombstones WHERE session_id = $1 AND filename = $2
-             UNION ALL SELECT 1 FROM reservations WHERE session_id = $1 AND filename = $2 LIMIT 1",
-        )
+             UNION ALL SELECT 1 FROM reservations WHERE session_id = $1 AND filename = $2 LIMIT 1")
         .bind(session.as_str())
         .bind(filename.as_str())
         .fetch_optional(&mut **tx)
@@ -45,7 +43,7 @@ impl SqlCatalog {
     }
 
     async fn insert(&self, tx: &mut Tx, recording: &Recording) -> Result<()> {
-        sqlx::query(
+        sql(
             "INSERT INTO recordings (session_id, filename, size_bytes, sha256, content_type, original_filename,
                  durability, in_supabase, local_gateway, uploaded_at, parked_reason, upload_id, parked_for_now)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
@@ -55,7 +53,8 @@ impl SqlCatalog {
         .bind(i64::try_from(recording.size_bytes).unwrap_or(i64::MAX))
         .bind(recording.sha256.map(|digest| digest.to_string()))
         .bind(recording.content_type.as_str())
-        .bind(recording.original_filename.as_deref())
+        // PostgreSQL has no NUL in texts, and no file name has one that is meant.
+        .bind(recording.original_filename.as_deref().map(|name| name.replace('\0', "")))
         .bind(recording.durability.as_str())
         .bind(i64::from(recording.stores.supabase))
         .bind(self.holder(recording.stores))
@@ -71,7 +70,7 @@ impl SqlCatalog {
 
     async fn set_aside(&self, key: &ObjectKey, reason: &str, for_now: bool, by: &Origin) -> Result<()> {
         let mut tx = self.begin_for(&key.session).await?;
-        let parked = sqlx::query(
+        let parked = sql(
             "UPDATE recordings SET parked_reason = $3, parked_for_now = $4 WHERE session_id = $1 AND filename = $2",
         )
         .bind(key.session.as_str())
@@ -94,7 +93,7 @@ impl SqlCatalog {
     }
 
     async fn drop_row(tx: &mut Tx, key: &ObjectKey) -> Result<u64> {
-        let dropped = sqlx::query("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
+        let dropped = sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
             .bind(key.session.as_str())
             .bind(key.filename.as_str())
             .execute(&mut **tx)
@@ -102,8 +101,18 @@ impl SqlCatalog {
         Ok(dropped.rows_affected())
     }
 
+    async fn row_by_upload(&self, tx: &mut Tx, upload_id: &str) -> Result<Option<Recording>> {
+        let row = sql(AssertSqlSafe(format!(
+            "SELECT {RECORDING_COLUMNS} FROM recordings WHERE upload_id = $1 LIMIT 1"
+        )))
+        .bind(upload_id)
+        .fetch_optional(&mut **tx)
+        .await?;
+        row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
+    }
+
     pub(super) async fn row(&self, tx: &mut Tx, key: &ObjectKey) -> Result<Option<Recording>> {
-        let row = sqlx::query(AssertSqlSafe(format!(
+        let row = sql(AssertSqlSafe(format!(
             "SELECT {RECORDING_COLUMNS} FROM recordings WHERE session_id = $1 AND filename = $2"
         )))
         .bind(key.session.as_str())
@@ -126,7 +135,7 @@ impl Recordings for SqlCatalog {
     ) -> Result<(Filename, u32)> {
         let mut tx = self.begin_for(session).await?;
         let (filename, n) = Self::free_name(&mut tx, session, stem, first).await?;
-        sqlx::query(
+        sql(
             "INSERT INTO reservations (session_id, filename, gateway, process, upload_id, scope, request_key)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
@@ -139,7 +148,11 @@ impl Recordings for SqlCatalog {
         .bind(request.map(|request| request.key.as_str()))
         .execute(&mut *tx)
         .await?;
-        tx.commit().await?;
+        if let Err(error) = tx.commit().await {
+            let (key, upload_id) = (ObjectKey::new(session.clone(), filename), upload_id.to_owned());
+            self.remember_lost(Lost::Reservation { key, upload_id });
+            return Err(error.into());
+        }
         Ok((filename, n))
     }
 
@@ -150,11 +163,10 @@ impl Recordings for SqlCatalog {
     }
 
     async fn abandoned(&self) -> Result<Vec<Abandoned>> {
+        self.give_back_lost().await?;
         let mut tx = self.snapshot().await?;
-        let rows = sqlx::query(
-            "SELECT session_id, filename, upload_id, scope, request_key FROM reservations
-             WHERE gateway = $1 AND process <> $2",
-        )
+        let rows = sql("SELECT session_id, filename, upload_id, scope, request_key FROM reservations
+             WHERE gateway = $1 AND process <> $2")
         .bind(self.gateway.as_str())
         .bind(self.process.as_str())
         .fetch_all(&mut *tx)
@@ -179,20 +191,19 @@ impl Recordings for SqlCatalog {
             None => release(&mut tx, &recording.key).await?,
         }
         let key = &recording.key;
-        let buried = sqlx::query(
-            "UPDATE tombstones SET pending_supabase = CASE WHEN $3 = 1 THEN 1 ELSE pending_supabase END,
+        let buried =
+            sql("UPDATE tombstones SET pending_supabase = CASE WHEN $3 = 1 THEN 1 ELSE pending_supabase END,
                  pending_local = CASE WHEN $4 = '' THEN pending_local ELSE 1 END,
                  local_gateway = CASE WHEN $4 = '' THEN local_gateway ELSE $4 END
-             WHERE session_id = $1 AND filename = $2",
-        )
-        .bind(key.session.as_str())
-        .bind(key.filename.as_str())
-        .bind(i64::from(recording.stores.supabase))
-        .bind(self.holder(recording.stores).unwrap_or_default())
-        .execute(&mut *tx)
-        .await?
-        .rows_affected()
-            > 0;
+             WHERE session_id = $1 AND filename = $2")
+            .bind(key.session.as_str())
+            .bind(key.filename.as_str())
+            .bind(i64::from(recording.stores.supabase))
+            .bind(self.holder(recording.stores).unwrap_or_default())
+            .execute(&mut *tx)
+            .await?
+            .rows_affected()
+                > 0;
         if buried {
             // Somebody deleted it between the name and the answer: that was the later word.
             jobs::add_deletions(&mut tx, key, recording.stores, &self.gateway).await?;
@@ -209,7 +220,7 @@ impl Recordings for SqlCatalog {
         let uploaded = Change { after: recording.sha256, ..Change::of(Action::Uploaded, key) };
         audit::note(&mut tx, &uploaded, by).await?;
         if let Some((request, fingerprint)) = arrival.request {
-            sqlx::query(
+            sql(
                 "UPDATE idempotent_requests SET fingerprint = $3, answer = $4 WHERE scope = $1 AND request_key = $2",
             )
             .bind(request.scope.as_str())
@@ -228,7 +239,7 @@ impl Recordings for SqlCatalog {
         Self::drop_row(&mut tx, key).await?;
         jobs::drop_open(&mut tx, "sync", key).await?;
         if let Some(request) = request {
-            sqlx::query(
+            sql(
                 "UPDATE idempotent_requests SET fingerprint = NULL, answer = NULL WHERE scope = $1 AND request_key = $2",
             )
             .bind(request.scope.as_str())
@@ -249,7 +260,7 @@ impl Recordings for SqlCatalog {
             let Some(first) = recordings.first() else { continue };
             let mut tx = self.begin_for(&first.key.session).await?;
             let session_deleted =
-                sqlx::query("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
+                sql("SELECT session_id, deleted_at FROM session_tombstones WHERE session_id = $1")
                     .bind(first.key.session.as_str())
                     .fetch_optional(&mut *tx)
                     .await?;
@@ -280,21 +291,17 @@ impl Recordings for SqlCatalog {
     }
 
     async fn get_by_upload(&self, upload_id: &str) -> Result<Option<Recording>> {
-        let row = sqlx::query(AssertSqlSafe(format!(
-            "SELECT {RECORDING_COLUMNS} FROM recordings WHERE upload_id = $1 LIMIT 1"
-        )))
-        .bind(upload_id)
-        .fetch_optional(&mut *self.snapshot().await?)
-        .await?;
-        row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
+        self.row_by_upload(&mut self.snapshot().await?, upload_id).await
+    }
+
+    async fn committed(&self, session: &SessionId, upload_id: &str) -> Result<Option<Recording>> {
+        self.row_by_upload(&mut self.begin_for(session).await?, upload_id).await
     }
 
     async fn sessions(&self) -> Result<Vec<SessionId>> {
-        let rows = sqlx::query(
-            "SELECT session_id FROM recordings UNION SELECT session_id FROM tombstones
+        let rows = sql("SELECT session_id FROM recordings UNION SELECT session_id FROM tombstones
              UNION SELECT session_id FROM reservations UNION SELECT session_id FROM session_tombstones
-             UNION SELECT session_id FROM jobs WHERE state = 'open' AND session_id <> '' ORDER BY 1",
-        )
+             UNION SELECT session_id FROM jobs WHERE state = 'open' AND session_id <> '' ORDER BY 1")
         .fetch_all(&mut *self.snapshot().await?)
         .await?;
         rows.iter().map(session_of).collect()
@@ -309,7 +316,7 @@ impl Recordings for SqlCatalog {
         let mut tx = self.snapshot().await?;
         let mut rows = async |columns: &str, table: &str| {
             let text = format!("SELECT {columns} FROM {table} WHERE {filter}");
-            sqlx::query(AssertSqlSafe(text)).bind(session).fetch_all(&mut *tx).await
+            sql(AssertSqlSafe(text)).bind(session).fetch_all(&mut *tx).await
         };
         let recordings = rows(RECORDING_COLUMNS, "recordings").await?;
         let tombstones = rows("session_id, filename", "tombstones").await?;
@@ -338,7 +345,7 @@ impl Recordings for SqlCatalog {
     ) -> Result<bool> {
         let mut tx = self.begin_for(&key.session).await?;
         let Some(before) = self.row(&mut tx, key).await? else { return Ok(false) };
-        sqlx::query(
+        sql(
             "UPDATE recordings SET in_supabase = $3, local_gateway = $4, durability = $5, sha256 = $6, parked_reason = $7
              WHERE session_id = $1 AND filename = $2",
         )
@@ -371,10 +378,8 @@ impl Recordings for SqlCatalog {
             Some(other) => mend.stores.local.then_some(other.as_str()),
             None => self.holder(mend.stores),
         };
-        sqlx::query(
-            "UPDATE recordings SET in_supabase = $3, local_gateway = $4, durability = $5, parked_reason = $6
-             WHERE session_id = $1 AND filename = $2",
-        )
+        sql("UPDATE recordings SET in_supabase = $3, local_gateway = $4, durability = $5, parked_reason = $6
+             WHERE session_id = $1 AND filename = $2")
         .bind(key.session.as_str())
         .bind(key.filename.as_str())
         .bind(i64::from(mend.stores.supabase))
@@ -421,7 +426,7 @@ impl Recordings for SqlCatalog {
 
     async fn counts(&self) -> Result<Counts> {
         // The sums go over the partial index alone: few rows wait, however many there are.
-        let row = sqlx::query(
+        let row = sql(
             "SELECT (SELECT count(*) FROM recordings),
                  (SELECT count(*) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NULL),
                  (SELECT CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM recordings
@@ -445,7 +450,7 @@ impl Recordings for SqlCatalog {
 }
 
 async fn release(tx: &mut Tx, key: &ObjectKey) -> Result<()> {
-    sqlx::query("DELETE FROM reservations WHERE session_id = $1 AND filename = $2")
+    sql("DELETE FROM reservations WHERE session_id = $1 AND filename = $2")
         .bind(key.session.as_str())
         .bind(key.filename.as_str())
         .execute(&mut **tx)

@@ -8,6 +8,7 @@
 
 mod cloud;
 mod settle;
+mod unsure;
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use self::cloud::CloudLeg;
 pub(super) use self::settle::receipt_of;
+use self::unsure::Unsure;
+pub use self::unsure::UnsureUploads;
 use super::events::UploadEvents;
 use super::{ServiceError, Services};
 use crate::catalog::{Answered, Begun, RequestKey};
@@ -24,7 +27,7 @@ use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
 use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId};
 use crate::runtime::metrics;
 use crate::spool::{SpoolError, SpoolWriter};
-use crate::storage::{ObjectMeta, chain};
+use crate::storage::ObjectMeta;
 
 /// What a request says about its upload before the first byte.
 #[derive(Clone, Debug, Default)]
@@ -254,20 +257,41 @@ impl Drop for Leftovers {
         }
         let services = self.services.clone();
         self.services.tasks.spawn(async move {
-            if let Some(key) = object {
-                services.remove_stray(&key).await;
-            }
-            for key in names {
-                if let Err(error) = services.catalog.release(&key).await {
-                    tracing::warn!(object.key = %key, error = %chain(&error), "a name stays reserved until the next start");
-                }
-            }
-            if let Some(request) = request
-                && let Err(error) = services.catalog.forget_request(&request).await
-            {
-                tracing::warn!(error = %chain(&error), "an idempotency key stays taken until the next start");
+            let (request, names, object) = services.give_back(request, names, object).await;
+            if request.is_some() || !names.is_empty() || object.is_some() {
+                tracing::warn!("the catalogue failed; what an upload took of it is given back later");
+                services.unsure.add(Unsure { upload: None, request, names, object });
             }
         });
+    }
+}
+
+impl Services {
+    /// Returns what could not be given back now.
+    async fn give_back(
+        &self,
+        mut request: Option<RequestKey>,
+        mut names: Vec<ObjectKey>,
+        mut object: Option<ObjectKey>,
+    ) -> (Option<RequestKey>, Vec<ObjectKey>, Option<ObjectKey>) {
+        if let Some(key) = &object
+            && self.remove_stray(key).await
+        {
+            object = None;
+        }
+        // Its name stays taken until the object is sure to go.
+        let mut kept: Vec<ObjectKey> = names.extract_if(.., |name| object.as_ref() == Some(name)).collect();
+        for key in names {
+            if self.catalog.release(&key).await.is_err() {
+                kept.push(key);
+            }
+        }
+        if let Some(key) = &request
+            && self.catalog.forget_request(key).await.is_ok()
+        {
+            request = None;
+        }
+        (request, kept, object)
     }
 }
 

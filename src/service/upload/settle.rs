@@ -3,6 +3,7 @@
 use time::OffsetDateTime;
 
 use super::cloud::CloudLeg;
+use super::unsure::Unsure;
 use super::{Incoming, Landed, Leftovers, Receipt, expiry};
 use crate::catalog::{Action, Arrival, CatalogError, Change, RequestKey};
 use crate::domain::recording::{micros, to_microseconds};
@@ -230,13 +231,19 @@ impl Complete {
             let key = ObjectKey::parse(&receipt.file_path).ok_or(ServiceError::Unexpected)?;
             match self.services.stores.put_fallback(&key, &self.source, &self.meta).await {
                 Ok(()) => {
-                    self.unless_deleted(&key).await;
+                    self.services.unless_deleted(&key).await;
                     return Ok(receipt);
                 }
                 Err(error) => {
                     if let Err(error) = self.services.catalog.retract(&key, self.request.as_ref()).await {
-                        // Promised after all: the next start puts it in its place.
+                        // Promised after all, perhaps.
                         self.source.leave();
+                        self.services.unsure.add(Unsure {
+                            upload: Some((self.session.clone(), self.meta.upload_id.clone())),
+                            request: None,
+                            names: Vec::new(),
+                            object: None,
+                        });
                         return Err(error.into());
                     }
                     (self.leftovers.request, self.leftovers.object) = (self.request.take(), object);
@@ -254,19 +261,6 @@ impl Complete {
         let probed = self.services.stores.primary_status().and_then(|status| status.probed);
         let limit = probed.and_then(|probe| probe.max_object_bytes);
         error.is_too_large() && limit.is_none_or(|limit| self.size_bytes <= limit)
-    }
-
-    /// Somebody who guessed the name may have deleted it before its file was in its place.
-    async fn unless_deleted(&self, key: &ObjectKey) {
-        if matches!(self.services.catalog.tombstone(key).await, Ok(Some(_))) {
-            let here = StoreSet::only(StoreKind::Local);
-            let entombed =
-                self.services.catalog.entomb(std::slice::from_ref(key), here, &self.services.origin).await;
-            if let Err(error) = entombed {
-                tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's file is still to be removed");
-            }
-            self.services.bell.send_replace(());
-        }
     }
 
     /// Writes the row, which is the promise. `from` is where the name is counted from if it was not reserved.
@@ -292,26 +286,28 @@ impl Complete {
         let kept = match self.services.catalog.commit(arrival, &self.services.origin).await {
             Ok(kept) => kept,
             // A connection that broke at the last moment does not tell whether it was written.
-            Err(error) => match self.services.catalog.get_by_upload(&recording.upload_id).await {
+            Err(error) => match self.services.catalog.committed(&self.session, &recording.upload_id).await {
                 Ok(Some(kept)) => kept,
                 Ok(None) => {
                     self.make_sure_of_nothing(&recording.key, &error).await;
                     return Err(error.into());
                 }
                 Err(_) => {
-                    // Nothing is given back or removed: the next start finds out what was promised.
+                    // Nothing is given back or removed before it is known what was promised.
                     self.source.leave();
-                    self.leftovers = Leftovers::none(&self.services);
+                    let mut leftovers =
+                        std::mem::replace(&mut self.leftovers, Leftovers::none(&self.services));
+                    self.services.unsure.add(Unsure {
+                        upload: Some((self.session.clone(), recording.upload_id.clone())),
+                        request: leftovers.request.take(),
+                        names: std::mem::take(&mut leftovers.names),
+                        object: leftovers.object.take(),
+                    });
                     return Err(error.into());
                 }
             },
         };
-        self.leftovers.names.retain(|name| *name != kept.key);
-        self.leftovers.request = None;
-        // What may have arrived under the name it keeps is its own.
-        if self.leftovers.object.as_ref() == Some(&kept.key) {
-            self.leftovers.object = None;
-        }
+        self.leftovers.belong_to(&kept.key);
         if self.request.is_some() {
             let older = expiry(OffsetDateTime::now_utc(), self.services.rules.idempotency_ttl);
             if let Err(error) = self.services.catalog.expire_requests(older).await {
@@ -343,6 +339,15 @@ impl Complete {
 impl Leftovers {
     fn none(services: &Services) -> Self {
         Self { services: services.clone(), request: None, names: Vec::new(), object: None }
+    }
+
+    /// A row keeps the name, the answer, and what may have arrived in the bucket under the name.
+    pub(super) fn belong_to(&mut self, key: &ObjectKey) {
+        self.names.retain(|name| name != key);
+        self.request = None;
+        if self.object.as_ref() == Some(key) {
+            self.object = None;
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use futures_util::StreamExt;
 
 pub use self::client::Access;
 use self::client::Client;
+use super::exact::exactly;
 use super::{Background, Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError};
 use crate::domain::merge::StoredObject;
 use crate::domain::{ObjectKey, SessionId, StoreKind};
@@ -288,38 +289,4 @@ fn covers(allowed: &str, content_type: &str) -> bool {
         Some(kind) => content_type.split_once('/').is_some_and(|(have, _)| have == kind),
         None => allowed == content_type,
     }
-}
-
-/// Passes on exactly `length` bytes: fewer, more, or a pause longer than `idle` end the stream with an error.
-fn exactly(
-    stream: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
-    length: u64,
-    idle: Duration,
-) -> futures_util::stream::BoxStream<'static, std::io::Result<bytes::Bytes>> {
-    use std::io::{Error, ErrorKind};
-    futures_util::stream::unfold(
-        (Box::pin(stream), length, false),
-        move |(mut stream, left, over)| async move {
-            if over {
-                return None;
-            }
-            let next = match tokio::time::timeout(idle, stream.next()).await {
-                Err(_) => Err(Error::new(ErrorKind::TimedOut, "the cloud stopped sending")),
-                Ok(None) if left == 0 => return None,
-                Ok(None) => {
-                    Err(Error::new(ErrorKind::UnexpectedEof, "the cloud sent fewer bytes than it has"))
-                }
-                Ok(Some(Ok(bytes))) if bytes.len() as u64 > left => {
-                    Err(Error::other("the cloud sent too many bytes"))
-                }
-                Ok(Some(item)) => item,
-            };
-            let (left, over) = match &next {
-                Ok(bytes) => (left - bytes.len() as u64, false),
-                Err(_) => (left, true),
-            };
-            Some((next, (stream, left, over)))
-        },
-    )
-    .boxed()
 }

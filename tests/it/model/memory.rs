@@ -57,8 +57,8 @@ pub struct Memory {
 
 /// The bytes as a client gets them.
 pub async fn read(services: &Services, key: &ObjectKey) -> Result<Bytes, ServiceError> {
-    let (_, store) = services.locate(key).await?;
-    let mut opened = services.open(key, store, None).await?;
+    let (found, store) = services.locate(key).await?;
+    let mut opened = services.open(&found.recording, store, None, false).await?;
     let mut bytes = Vec::new();
     while let Some(chunk) = opened.bytes.next().await {
         bytes.extend_from_slice(&chunk.map_err(|error| ServiceError::Disk(error.into()))?);

@@ -107,6 +107,17 @@ impl Gateway {
         Self::start_in(dir, settings).await
     }
 
+    /// Ends it without a word to anybody, as a crash would as far as that can be within one process. Returns its
+    /// directory and settings, for [`Self::start_in`].
+    pub async fn crash(mut self) -> (tempfile::TempDir, Vec<(String, String)>) {
+        self.services.tasks.stopping().cancel();
+        let task = self.task.take().expect("it runs");
+        task.abort();
+        // The directory is locked until the task was dropped.
+        let _ = task.await;
+        (self.dir.take().expect("it runs"), self.settings.clone())
+    }
+
     /// Waits until no upload is under way and checks that none left anything.
     pub async fn settle(&self) {
         eventually("no file is left in the spool", async || {
