@@ -282,6 +282,7 @@ impl TieredStore {
         let leave = Leave::ask(&primary.writes)?;
         let go_on = |error: &StorageError| failed(&primary.writes, error);
         let store = &*primary.store;
+        let mut judged = true;
         let pushed = tokio::select! {
             pushed = push(store, key, source, known_size, meta, background, go_on) => pushed,
             over = out_of_patience(source, primary.patience, waiting) => Err(match over {
@@ -289,7 +290,8 @@ impl TieredStore {
                     let detail = format!("was not done {:?} after the last byte", primary.patience);
                     let error = StorageError::certain(store.kind(), Kind::Timeout, detail).unknown_if(true);
                     // Bytes that still move say that the line is slow for this recording, not that the cloud is away.
-                    if !source.is_followed(STILL_MOVING) {
+                    judged = !source.is_followed(STILL_MOVING);
+                    if judged {
                         failed(&primary.writes, &error);
                     }
                     error
@@ -298,7 +300,10 @@ impl TieredStore {
             }),
         };
         // Failures that blame the store were counted as they happened.
-        if pushed.as_ref().is_err_and(StorageError::blames_store) {
+        if !judged {
+            // Nothing was found out: if this was the one try after a pause, its place is free again.
+            drop(leave);
+        } else if pushed.as_ref().is_err_and(StorageError::blames_store) {
             leave.was_reported();
         } else {
             leave.report(pushed.as_ref().err());

@@ -169,7 +169,7 @@ fn action(dice: &mut Dice) -> Action {
 /// The steps of a seed.
 pub fn steps(seed: u64, gateways: u8) -> Vec<Step> {
     let mut dice = Dice(seed);
-    let count = 5 + dice.below(6);
+    let count = 4 + dice.below(5);
     let faults = [
         CatalogFault::Rows,
         CatalogFault::RowChanges,

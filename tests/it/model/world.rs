@@ -505,10 +505,10 @@ impl World {
         self.bucket.set_weather(Weather::Fine);
         self.bucket.step(true);
         for _ in 0..4 {
-            let mut worked = false;
+            let mut left = 0;
             for process in &self.processes {
                 let services = process.services.clone();
-                worked |= process.run(async move {
+                left += process.run(async move {
                     services.settle_abandoned().await.unwrap();
                     services.adopt_cloud_once().await.unwrap();
                     services.delete_late_pushes().await.unwrap();
@@ -517,10 +517,10 @@ impl World {
                     while tried < 60 && job(services.clone(), LONG).await {
                         tried += 1;
                     }
-                    tried > 0
+                    services.catalog.counts().await.unwrap().jobs
                 });
             }
-            if !worked {
+            if left == 0 {
                 return;
             }
         }
