@@ -377,7 +377,7 @@ pub trait Requests: Send + Sync {
     async fn forget_request(&self, request: &RequestKey) -> Result<(), CatalogError>;
 
     /// Lets a repeat have the key of a request whose process ended before its answer and whose object nobody can ask
-    /// about now; should that be there after all, it becomes a recording of its own. `false` if the request runs.
+    /// about now. `false` if the request runs.
     async fn take_over_request(&self, request: &RequestKey) -> Result<bool, CatalogError>;
 
     /// Forgets answers given before `older_than_us`.

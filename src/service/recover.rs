@@ -97,8 +97,15 @@ impl Services {
                 Ok(Some(object)) if object.upload_id.as_ref() == Some(&abandoned.upload_id) => {
                     self.take_in(abandoned, object).await?;
                 }
-                // Nothing came of it, or the name is somebody else's.
-                Ok(_) => self.give_up(&abandoned).await?,
+                // Nothing came of it. What was sent may land later and belongs to nobody then: the tombstone hides it, and
+                // it is found and deleted.
+                Ok(None) => {
+                    let keys = std::slice::from_ref(&abandoned.key);
+                    self.catalog.entomb(keys, StoreSet::default(), &self.origin).await?;
+                    self.give_up(&abandoned).await?;
+                }
+                // The name is somebody else's.
+                Ok(Some(_)) => self.give_up(&abandoned).await?,
                 Err(_) if !self.stores.has_primary() => self.give_up(&abandoned).await?,
                 Err(error) => {
                     tracing::debug!(object.key = %abandoned.key, error = %chain(&error), "not known yet whether it arrived");
@@ -118,18 +125,20 @@ impl Services {
     }
 
     async fn take_in(&self, abandoned: Abandoned, object: StoredObject) -> Result<(), ServiceError> {
+        // The cloud may have kept a part of it and called that a success; and where the bytes went before their digest was
+        // known, a repeat of the request is compared by this one.
+        let Ok(sha256) = self.read_back(&abandoned.key).await else { return Ok(()) };
+        if object.sha256.is_some_and(|sent| sent != sha256) {
+            tracing::warn!(object.key = %abandoned.key, "the cloud kept a part of an upload that a crash cut off; it is removed");
+            if self.remove_stray(&abandoned.key).await {
+                self.give_up(&abandoned).await?;
+            }
+            return Ok(());
+        }
         let key = abandoned.key;
-        let sha256 = match object.sha256 {
-            Some(digest) => Some(digest),
-            // Its bytes went before their digest was known; a repeat of the request is compared by it.
-            None => match self.read_back(&key).await {
-                Ok(digest) => Some(digest),
-                Err(_) => return Ok(()),
-            },
-        };
         let recording = Recording {
             size_bytes: object.size_bytes,
-            sha256,
+            sha256: Some(sha256),
             content_type: object.content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
             original_filename: object.original_filename,
             durability: Durability::Cloud,

@@ -187,10 +187,23 @@ impl Services {
         }
         self.settle_abandoned().await?;
         let begun = self.catalog.begin_request(request).await?;
-        if begun == Begun::Running && self.catalog.take_over_request(request).await? {
+        if begun == Begun::Running && self.disown_earlier(request).await? {
             return Ok(self.catalog.begin_request(request).await?);
         }
         Ok(begun)
+    }
+
+    /// Lets a repeat have the key although nobody can ask now whether the object of the earlier one arrived. It would be
+    /// a second one, so it belongs to nobody from here on. `false` if the earlier request runs.
+    async fn disown_earlier(&self, request: &RequestKey) -> Result<bool, ServiceError> {
+        for abandoned in self.catalog.abandoned().await? {
+            if abandoned.request.as_ref() == Some(request) && self.remove_stray(&abandoned.key).await {
+                self.catalog.take_over_request(request).await?;
+                self.catalog.release(&abandoned.key).await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -111,6 +111,46 @@ fn whatever_happens_nothing_is_lost_and_nothing_comes_back() {
     run("one gateway", SEQUENCES, 1, &|_| None);
 }
 
+/// Sequences that once failed, or that are too rare to wait for.
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    use operations::Action::{NextPut, Settle, Upload, Weather};
+    let step = |action| Step { gateway: 0, action, cut: None, fault: None };
+    let upload = |session, key| {
+        let plain = operations::Upload { session, large: false, type_late: false, early: false, key, same: true };
+        step(Upload(plain))
+    };
+    let cut = |step| Step { cut: Some(2), ..step };
+    let weather = |weather| step(Weather(weather));
+    let sequences = [
+        (
+            "a try of the cloud that took too long keeps its place",
+            vec![
+                weather(cloud::Weather::KeyRefused),
+                step(NextPut(cloud::PutFault::Hang)),
+                upload(0, None),
+                weather(cloud::Weather::Fine),
+                upload(1, Some(0)),
+            ],
+        ),
+        (
+            "what a crash cut off lands after it was given up, and was sent again",
+            vec![step(NextPut(cloud::PutFault::Late(3))), cut(upload(0, Some(0))), step(Settle), upload(0, Some(0))],
+        ),
+        (
+            "what a crash cut off is there in part",
+            vec![step(NextPut(cloud::PutFault::Short)), cut(upload(0, Some(0))), step(Settle), upload(0, Some(0))],
+        ),
+        (
+            "what a crash cut off is there and cannot be asked about, and was sent again",
+            vec![cut(upload(0, Some(0))), weather(cloud::Weather::Away), upload(0, Some(0))],
+        ),
+    ];
+    for (what, steps) in sequences {
+        assert_eq!(failure(1, None, &steps), None, "{what}");
+    }
+}
+
 /// Two gateways on one bucket and one catalogue. Each sequence has a schema of its own in one database.
 #[test]
 fn two_gateways_lose_nothing_to_each_other() {
