@@ -69,14 +69,16 @@ pub async fn copy(from: &SqlCatalog, to: &SqlCatalog) -> Result<Vec<TableCopy>, 
     }
     let mut copies = Vec::new();
     for table in &tables {
-        let mut at = 0;
-        while is_running {
-            let batch = from.read_batch(table, at).await?;
-            if batch.count == 0 {
-                break;
+        if is_running {
+            let mut at = 0;
+            loop {
+                let batch = from.read_batch(table, at).await?;
+                if batch.count == 0 {
+                    break;
+                }
+                to.write_batch(table, &batch).await?;
+                at = batch.last;
             }
-            to.write_batch(table, &batch).await?;
-            at = batch.last;
         }
         let (source, target) = (from.count(table, OWN_FACTS).await?, to.count(table, OWN_FACTS).await?);
         copies.push(TableCopy { table: table.name.clone(), source, target });

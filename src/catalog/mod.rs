@@ -4,7 +4,7 @@
 //! The bytes do not depend on it: a lost catalogue is rebuilt from the stores. The tombstones do, which is why they
 //! are written before anything is deleted.
 //!
-//! Several gateways may share one ([`postgres`]); [`sqlite`] is one gateway's own. The statements are the same ([`sql`]).
+//! Several gateways may share one ([`postgres`]); [`sqlite`] is one gateway's own. The statements are the same (`sql`).
 
 mod audit;
 pub mod copy;

@@ -77,7 +77,7 @@ pub struct StorageError {
     pub kind: Kind,
     /// Whether the change may have been made.
     pub outcome: Outcome,
-    /// How long the store said it wants to be left alone, at most [`LONGEST_RETRY_AFTER`].
+    /// How long the store said it wants to be left alone, at most an hour.
     pub retry_after: Option<Duration>,
     /// One clause in plain words; may quote the store's own message.
     pub detail: String,

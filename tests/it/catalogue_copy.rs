@@ -1,7 +1,5 @@
 //! `catalogue copy` with the real binary: what it moves, what it refuses, and how it goes on after an interruption.
 
-use std::time::Instant;
-
 use assert_cmd::Command;
 use recording_gateway::catalog::{Arrival, Origin, Recordings, SqlCatalog, sqlite};
 use recording_gateway::domain::{
@@ -187,12 +185,8 @@ async fn an_interrupted_copy_is_not_run_on_and_goes_on() {
     let refused = recording_gateway::app::App::build(&config).await.err().expect("no gateway on half a copy");
     assert!(format!("{refused:#}").contains("was interrupted"), "{refused:#}");
 
-    let begun = Instant::now();
     let ran = copy(dir.path(), &["--to", url.as_str(), "--json"]).await;
-    let took = begun.elapsed();
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
-    // A hundred thousand rows: recordings, jobs, audit. It takes a few seconds, and the machine may be busy.
-    assert!(took.as_secs() < 60, "{took:?}");
     let row = sqlx::query(
         "SELECT (SELECT count(*) FROM recordings WHERE local_gateway = 'g1' AND size_bytes = 5000000000),
              (SELECT original_filename FROM recordings WHERE filename = 'r7.webm'),

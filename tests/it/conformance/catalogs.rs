@@ -692,7 +692,7 @@ async fn claims_never_collide() {
             (0..40).map(|n| ObjectKey::parse(&format!("s/{n}.webm")).unwrap()).collect();
         entomb(&gateways[0], &keys[0], StoreSet::only(StoreKind::Supabase)).await;
         gateways[0].entomb(&keys, StoreSet::only(StoreKind::Supabase), &by()).await.unwrap();
-        let claims = gateways.iter().cycle().take(60).map(|gateway| claim(gateway));
+        let claims = gateways.iter().cycle().take(60).map(claim);
         let mut ids: Vec<String> =
             futures_util::future::join_all(claims).await.into_iter().flatten().map(|job| job.id).collect();
         ids.sort_unstable();
