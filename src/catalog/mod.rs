@@ -71,6 +71,8 @@ pub struct Abandoned {
     pub upload_id: String,
     /// The keyed request that waits for its answer.
     pub request: Option<RequestKey>,
+    /// The upload got its row under another name, which may be deleted since: what arrived under this one is nobody's.
+    pub settled: bool,
 }
 
 /// A finished recording that is to be remembered.
@@ -219,7 +221,7 @@ pub trait Recordings: Send + Sync {
 
     /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and leaves a job to bring
     /// it to the cloud if that is asked for. Returns it with its name. If its name was deleted meanwhile, it is
-    /// deleted instead.
+    /// deleted instead. Other names that were reserved for it are marked as settled.
     async fn commit(&self, arrival: Arrival<'_>, by: &Origin) -> Result<Recording, CatalogError>;
 
     /// Takes a commit back that was not answered yet: row, job and answer go, as if it had never been.

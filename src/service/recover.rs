@@ -95,6 +95,12 @@ impl Services {
         for abandoned in self.catalog.abandoned().await? {
             match self.stores.head_primary(&abandoned.key).await {
                 Ok(Some(object)) if object.upload_id.as_ref() == Some(&abandoned.upload_id) => {
+                    if abandoned.settled {
+                        if self.remove_stray(&abandoned.key).await {
+                            self.give_up(&abandoned).await?;
+                        }
+                        continue;
+                    }
                     self.take_in(abandoned, object).await?;
                 }
                 // Nothing came of it. What was sent may land later and belongs to nobody then: the tombstone hides it, and

@@ -172,7 +172,6 @@ async fn a_deletion_is_for_good_or_refused_at_any_fault() {
 
 /// reliability 7, 8
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails since jobs are kept and parked; to be looked into"]
 async fn a_sync_goes_on_after_any_fault() {
     let quick = [("supabase.patience", "0s"), ("supabase.breaker_failures", "1000")];
     let soon = [("storage.min_free", "0"), ("sync.interval", "50ms")];

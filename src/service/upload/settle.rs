@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use super::cloud::CloudLeg;
 use super::unsure::Unsure;
 use super::{Incoming, Landed, Leftovers, Receipt, expiry};
-use crate::catalog::{Action, Arrival, CatalogError, Change, RequestKey};
+use crate::catalog::{Arrival, CatalogError, RequestKey};
 use crate::domain::recording::{micros, to_microseconds};
 use crate::domain::{Durability, NameStem, ObjectKey, Recording, SessionId, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
@@ -237,13 +237,7 @@ impl Complete {
                 Err(error) => {
                     if let Err(error) = self.services.catalog.retract(&key, self.request.as_ref()).await {
                         // Promised after all, perhaps.
-                        self.source.leave();
-                        self.services.unsure.add(Unsure {
-                            upload: Some((self.session.clone(), self.meta.upload_id.clone())),
-                            request: None,
-                            names: Vec::new(),
-                            object: None,
-                        });
+                        self.leave_unsure();
                         return Err(error.into());
                     }
                     (self.leftovers.request, self.leftovers.object) = (self.request.take(), object);
@@ -261,6 +255,13 @@ impl Complete {
         let probed = self.services.stores.primary_status().and_then(|status| status.probed);
         let limit = probed.and_then(|probe| probe.max_object_bytes);
         error.is_too_large() && limit.is_none_or(|limit| self.size_bytes <= limit)
+    }
+
+    /// The bytes stay in the spool until the catalogue says what they are.
+    fn leave_unsure(&self) {
+        self.source.leave();
+        let upload = Some((self.session.clone(), self.meta.upload_id.clone()));
+        self.services.unsure.add(Unsure { upload, request: None, names: Vec::new(), object: None });
     }
 
     /// Writes the row, which is the promise. `from` is where the name is counted from if it was not reserved.
@@ -289,7 +290,11 @@ impl Complete {
             Err(error) => match self.services.catalog.committed(&self.session, &recording.upload_id).await {
                 Ok(Some(kept)) => kept,
                 Ok(None) => {
-                    self.make_sure_of_nothing(&recording.key, &error).await;
+                    // These failed before anything was flushed.
+                    let was_flushed = !matches!(error, CatalogError::Taken(_) | CatalogError::Full(_));
+                    if was_flushed && self.services.make_sure_of_nothing(&self.session).await.is_err() {
+                        self.leave_unsure();
+                    }
                     return Err(error.into());
                 }
                 Err(_) => {
@@ -315,24 +320,6 @@ impl Complete {
             }
         }
         Ok(receipt(&kept))
-    }
-}
-
-impl Complete {
-    /// A commit that failed may be on the disk all the same: not valid now, but a crash would make it count. The next
-    /// change that is flushed takes its place, so one is made. If that fails too, the bytes stay in the spool: the
-    /// next start then finds row and bytes, or no row and removes them; never a row alone.
-    async fn make_sure_of_nothing(&self, key: &ObjectKey, error: &CatalogError) {
-        // These failed before anything was flushed.
-        if matches!(error, CatalogError::Taken(_) | CatalogError::Full(_)) {
-            return;
-        }
-        let (session, detail) = (&key.session, Some("the upload could not be kept"));
-        let refused =
-            Change { action: Action::Denied, session, filename: None, before: None, after: None, detail };
-        if self.services.catalog.note(refused, &self.services.origin).await.is_err() {
-            self.source.leave();
-        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Leftovers;
-use crate::catalog::RequestKey;
+use crate::catalog::{Action, CatalogError, Change, RequestKey};
 use crate::domain::{ObjectKey, SessionId};
 use crate::service::{ServiceError, Services};
 
@@ -35,6 +35,16 @@ impl UnsureUploads {
 }
 
 impl Services {
+    /// A commit that failed may be on the disk all the same: not valid now, but a crash would make it count. The next
+    /// change that is flushed takes its place, so one is made. Until then the bytes stay in the spool: a start finds
+    /// row and bytes, or no row and removes them; never a row alone.
+    pub(super) async fn make_sure_of_nothing(&self, session: &SessionId) -> Result<(), CatalogError> {
+        let detail = Some("the upload could not be kept");
+        let refused =
+            Change { action: Action::Denied, session, filename: None, before: None, after: None, detail };
+        self.catalog.note(refused, &self.origin).await
+    }
+
     /// Asks the catalogue about uploads whose end is not known: what it has becomes a recording, the rest goes. Called
     /// now and then. Safe to repeat.
     pub async fn settle_unsure(&self) -> Result<(), ServiceError> {
@@ -51,6 +61,12 @@ impl Services {
                     return Err(error.into());
                 }
             };
+            if let (None, Some((session, _))) = (&row, &one.upload)
+                && let Err(error) = self.make_sure_of_nothing(session).await
+            {
+                std::iter::once(one).chain(unsure).for_each(|left| self.unsure.add(left));
+                return Err(error.into());
+            }
             // Dropping them gives back what no row keeps.
             let mut leftovers = Leftovers {
                 services: self.clone(),

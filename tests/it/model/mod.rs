@@ -107,7 +107,6 @@ fn run(name: &str, count: u64, gateways: u8, database: &(dyn Fn(u64) -> Option<U
 }
 
 #[test]
-#[ignore = "some seeds still fail; run it with --ignored"]
 fn whatever_happens_nothing_is_lost_and_nothing_comes_back() {
     run("one gateway", SEQUENCES, 1, &|_| None);
 }
@@ -122,6 +121,14 @@ fn what_was_found_once_is_not_found_again() {
             operations::Upload { session, large: false, type_late: false, early: false, key, same: true };
         step(Upload(plain))
     };
+    let late_type = step(Upload(operations::Upload {
+        session: 1,
+        large: true,
+        type_late: true,
+        early: false,
+        key: None,
+        same: true,
+    }));
     let cut = |step| Step { cut: Some(2), ..step };
     let weather = |weather| step(Weather(weather));
     let sequences = [
@@ -157,6 +164,10 @@ fn what_was_found_once_is_not_found_again() {
             "what a crash cut off is there and cannot be asked about, and was sent again",
             vec![cut(upload(0, Some(0))), weather(cloud::Weather::Away), upload(0, Some(0))],
         ),
+        (
+            "what arrived under the likely name is not a second recording",
+            vec![weather(cloud::Weather::Blind), Step { cut: Some(5), ..late_type }],
+        ),
     ];
     for (what, steps) in sequences {
         assert_eq!(failure(1, None, &steps), None, "{what}");
@@ -165,7 +176,6 @@ fn what_was_found_once_is_not_found_again() {
 
 /// Two gateways on one bucket and one catalogue. Each sequence has a schema of its own in one database.
 #[test]
-#[ignore = "some seeds still fail; run it with --ignored"]
 fn two_gateways_lose_nothing_to_each_other() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let Some(database) = runtime.block_on(postgres::database("model")) else { return };
