@@ -16,6 +16,7 @@ pub mod sqlite;
 use std::collections::HashSet;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 pub use self::audit::{Action, AuditEntry, AuditQuery, Change, Origin};
@@ -71,8 +72,6 @@ pub struct Abandoned {
     pub upload_id: String,
     /// The keyed request that waits for its answer.
     pub request: Option<RequestKey>,
-    /// The upload got its row under another name, which may be deleted since: what arrived under this one is nobody's.
-    pub settled: bool,
 }
 
 /// A finished recording that is to be remembered.
@@ -157,7 +156,7 @@ pub struct Answered {
 }
 
 /// The request an answer is kept for.
-#[derive(Clone, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub struct RequestKey {
     /// The route and session it was sent to: equal keys of different sessions are different requests.
     pub scope: String,
@@ -221,7 +220,7 @@ pub trait Recordings: Send + Sync {
 
     /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and leaves a job to bring
     /// it to the cloud if that is asked for. Returns it with its name. If its name was deleted meanwhile, it is
-    /// deleted instead. Other names that were reserved for it are marked as settled.
+    /// deleted instead.
     async fn commit(&self, arrival: Arrival<'_>, by: &Origin) -> Result<Recording, CatalogError>;
 
     /// Takes a commit back that was not answered yet: row, job and answer go, as if it had never been.

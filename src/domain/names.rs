@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use time::OffsetDateTime;
 
 /// Why a text is no name. The sentence tells the person what to send instead.
@@ -144,7 +146,7 @@ impl ObjectKey {
 
 /// A recording's name before it is known which number it gets: `{type}_recording_{session}_{date}_{time}[_{node}]`
 /// and the extension. The second one in the same second gets `_2` before the dot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NameStem {
     stem: String,
     ext: String,
@@ -173,6 +175,14 @@ impl NameStem {
         Self { stem, ext: ext.to_owned() }
     }
 
+    /// Whether this is one of its names.
+    pub fn begins(&self, filename: &Filename) -> bool {
+        let number = filename.0.strip_prefix(&self.stem).and_then(|rest| rest.strip_suffix(&self.ext));
+        number.is_some_and(|number| {
+            number == "." || number.strip_prefix('_').and_then(|n| n.strip_suffix('.')).is_some_and(is_number)
+        })
+    }
+
     /// The n-th name of this stem, counted from 1.
     pub fn nth(&self, n: u32) -> Filename {
         Filename(match n {
@@ -180,6 +190,10 @@ impl NameStem {
             n => format!("{}_{n}.{}", self.stem, self.ext),
         })
     }
+}
+
+fn is_number(text: &str) -> bool {
+    text.parse::<u32>().is_ok_and(|n| n > 1)
 }
 
 macro_rules! shown_as_text {

@@ -2,20 +2,19 @@
 //! names reserved for objects of which nobody knows whether they arrived.
 //!
 //! Invariant: an upload is promised when its row is written. Its bytes are then in the spool under its upload id or in
-//! their place, never elsewhere; so a spool file with a row is a recording, and one without is nothing.
+//! their place, never elsewhere; so a spool file with a row is a recording, and one without is nothing, unless a note
+//! says that it is complete.
 
-use crate::catalog::{Abandoned, Arrival, CatalogError};
-use crate::domain::merge::StoredObject;
-use crate::domain::recording::to_microseconds;
-use crate::domain::{Durability, Recording, StoreKind, StoreSet};
-use crate::service::upload::{Landed, receipt_of};
+use crate::catalog::Abandoned;
+use crate::domain::{Recording, StoreSet};
 use crate::service::{ServiceError, Services};
 use crate::spool::{Leftover, SpoolReader};
 use crate::storage::{Kind, ObjectMeta, chain};
 
 impl Services {
-    /// Puts promised recordings that a crash kept from their place there, and removes the rest of the spool. Called
-    /// before the first request. Returns how many were put in place and how many removed.
+    /// Puts promised recordings that a crash kept from their place there, makes recordings of uploads that were complete
+    /// and waited for the cloud, and removes the rest of the spool. Called before the first request. Returns how many
+    /// were put in place and how many removed.
     pub async fn recover_spool(&self) -> Result<(usize, usize), ServiceError> {
         let (mut placed, mut removed) = (0, 0);
         for leftover in self.spool.leftovers()? {
@@ -23,12 +22,26 @@ impl Services {
                 Some(id) => self.catalog.get_by_upload(id).await?,
                 None => None,
             };
-            if self.take_up(leftover, row).await? {
+            let kept = match row {
+                None => match self.keep_whole(&leftover).await {
+                    Ok(kept) => kept,
+                    Err(error) => {
+                        tracing::error!(
+                            spool.file = leftover.name(), error = %chain(&error),
+                            "a complete upload of an earlier run could not be kept; it is tried again at the next start"
+                        );
+                        continue;
+                    }
+                },
+                Some(_) => false,
+            };
+            if kept || self.take_up(leftover, row).await? {
                 placed += 1;
             } else {
                 removed += 1;
             }
         }
+        self.spool.remove_lone_notes()?;
         Ok((placed, removed))
     }
 
@@ -88,20 +101,17 @@ impl Services {
         }
     }
 
-    /// Looks for the objects of uploads that a crash ended before their answer: one that is there becomes a recording
-    /// and the answer to its keyed request; the name of one that is not is given back. What the cloud cannot be asked
-    /// about stays for the next time. Safe to drop and to repeat.
+    /// Looks for the objects of uploads that a crash cut off, under the names that no recording took: one that is there
+    /// is removed, the name is given back. What the cloud cannot be asked about stays for the next time. Safe to drop
+    /// and to repeat.
     pub async fn settle_abandoned(&self) -> Result<(), ServiceError> {
         for abandoned in self.catalog.abandoned().await? {
             match self.stores.head_primary(&abandoned.key).await {
+                // Its upload was not whole when it was cut off, or is a recording by another name.
                 Ok(Some(object)) if object.upload_id.as_ref() == Some(&abandoned.upload_id) => {
-                    if abandoned.settled {
-                        if self.remove_stray(&abandoned.key).await {
-                            self.give_up(&abandoned).await?;
-                        }
-                        continue;
+                    if self.remove_stray(&abandoned.key).await {
+                        self.give_up(&abandoned).await?;
                     }
-                    self.take_in(abandoned, object).await?;
                 }
                 // Nothing came of it. What was sent may land later and belongs to nobody then: the tombstone hides it, and
                 // it is found and deleted.
@@ -128,55 +138,5 @@ impl Services {
             self.catalog.forget_request(request).await?;
         }
         Ok(())
-    }
-
-    async fn take_in(&self, abandoned: Abandoned, object: StoredObject) -> Result<(), ServiceError> {
-        // The cloud may have kept a part of it and called that a success; and where the bytes went before their digest was
-        // known, a repeat of the request is compared by this one.
-        let Ok(sha256) = self.read_back(&abandoned.key).await else { return Ok(()) };
-        if object.sha256.is_some_and(|sent| sent != sha256) {
-            tracing::warn!(object.key = %abandoned.key, "the cloud kept a part of an upload that a crash cut off; it is removed");
-            if self.remove_stray(&abandoned.key).await {
-                self.give_up(&abandoned).await?;
-            }
-            return Ok(());
-        }
-        let key = abandoned.key;
-        let recording = Recording {
-            size_bytes: object.size_bytes,
-            sha256: Some(sha256),
-            content_type: object.content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
-            original_filename: object.original_filename,
-            durability: Durability::Cloud,
-            stores: StoreSet::only(StoreKind::Supabase),
-            held_by: None,
-            uploaded_at: to_microseconds(object.modified_at),
-            parked_reason: None,
-            upload_id: abandoned.upload_id,
-            key,
-        };
-        tracing::info!(object.key = %recording.key, "an upload that a crash cut off before its answer is in the cloud");
-        // The name begins with the recording type.
-        let name = recording.key.filename.as_str();
-        let kind =
-            name.split_once(&format!("_recording_{}_", recording.key.session)).map_or(name, |(kind, _)| kind);
-        let fingerprint = format!("{} {kind}", recording.sha256.map(|d| d.to_string()).unwrap_or_default());
-        let url = self.stores.public_url(&recording.key);
-        let answer = |recording: &Recording| {
-            serde_json::to_string(&receipt_of(recording, Landed::Cloud, url.clone())).unwrap_or_default()
-        };
-        let arrival = Arrival {
-            recording: &recording,
-            name_from: None,
-            sync: false,
-            parent: None,
-            request: abandoned.request.as_ref().map(|request| (request, fingerprint.as_str())),
-            answer: &answer,
-        };
-        match self.catalog.commit(arrival, &self.origin).await {
-            // Whoever sent it again had it settled at the same moment.
-            Ok(_) | Err(CatalogError::Taken(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 }

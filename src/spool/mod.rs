@@ -78,6 +78,20 @@ impl Leftover {
         Ok(reader)
     }
 
+    /// What was noted of it. The note goes with that. Blocking.
+    pub fn take_note(&self) -> Result<Option<Vec<u8>>, SpoolError> {
+        let Some(upload_id) = &self.upload_id else { return Ok(None) };
+        let path = self.path.with_file_name(format!("{NOTE}{upload_id}"));
+        match std::fs::read(&path) {
+            Ok(text) => {
+                std::fs::remove_file(&path)?;
+                Ok(Some(text))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Removes it. Blocking.
     pub fn remove(&self) -> Result<(), SpoolError> {
         Ok(std::fs::remove_file(&self.path)?)
@@ -86,6 +100,8 @@ impl Leftover {
 
 /// Begins the names of files of form uploads; the upload's id follows.
 const FORM: &str = "form-";
+/// Begins the names of notes; the id of the upload they tell of follows.
+const NOTE: &str = "note-";
 
 /// How far a spool file is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,13 +170,35 @@ impl Spool {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             };
-            if metadata.is_file() {
-                let upload_id =
-                    entry.file_name().to_str().and_then(|name| name.strip_prefix(FORM)).map(str::to_owned);
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if metadata.is_file() && !name.starts_with(NOTE) {
+                let upload_id = name.strip_prefix(FORM).map(str::to_owned);
                 leftovers.push(Leftover { upload_id, size_bytes: metadata.len(), path: entry.path() });
             }
         }
         Ok(leftovers)
+    }
+
+    /// Lays a note beside the file of an upload, for a start to find if the process is killed before the returned path
+    /// is dropped. It may not outlive a power cut. Blocking for a small write.
+    pub fn note(&self, upload_id: &str, text: &[u8]) -> Result<TempPath, SpoolError> {
+        let (file, path) = self.new_file(&format!("{NOTE}{upload_id}"))?;
+        file.write_all_at(text, 0)?;
+        Ok(path)
+    }
+
+    /// Removes notes whose file has gone. Blocking for one listing.
+    pub fn remove_lone_notes(&self) -> Result<(), SpoolError> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let upload_id = name.to_str().and_then(|name| name.strip_prefix(NOTE));
+            if upload_id.is_some_and(|id| !self.dir.join(format!("{FORM}{id}")).exists()) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts the spool file of an upload; the id is part of its name, by which it is found after a crash. Blocking

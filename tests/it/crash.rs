@@ -12,6 +12,7 @@ use crate::support::cloud::{deletions, uploads};
 use crate::support::eventually;
 use crate::support::fake_supabase::Fault;
 use crate::support::process::Process;
+use crate::support::raw_client;
 use crate::support::rig::Rig;
 use crate::support::shim::{Action, Operation, Plan};
 
@@ -158,6 +159,50 @@ async fn killed_while_an_upload_goes_to_the_cloud() {
             again: async |_: &Process, _: &str, _: &str| {},
         };
         assert!(kill_at_every_point(&rig, story).await >= 5);
+    }
+}
+
+/// It was complete and waited for the cloud; nobody was answered. It is a recording all the same, once, also when the
+/// client sends it again. What was not complete is nothing. reliability 1, 4
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_it_waits_for_the_cloud() {
+    let Some(rig) = Rig::with_cloud(SUITE, &[QUICK, &[("supabase.patience", "1min")]].concat()).await else {
+        return;
+    };
+    let spooled = |prefix: &str| {
+        let names = std::fs::read_dir(rig.root().join(".spool")).unwrap();
+        names.filter(|name| name.as_ref().unwrap().file_name().to_string_lossy().starts_with(prefix)).count()
+    };
+    for (n, len) in [3000, 300_000].into_iter().enumerate() {
+        let session = format!("waits-{n}");
+        let bytes = rig.ledger.bytes(len);
+        let key = [("Idempotency-Key", "once")];
+        let process = rig.start();
+        rig.cloud_answers(&process).await;
+        rig.cloud().fault(Fault::BlackHole, uploads());
+        let mut half = raw_client::RawClient::connect(&process.url).await;
+        half.send(raw_client::upload_head("half", "Content-Length: 1000000\r\n")).await;
+        half.send(raw_client::RawForm::new().file(&bytes).unfinished()).await;
+        let url = process.url.clone();
+        let client = rig.ledger.upload_with(&url, &session, bytes.clone(), &key);
+        let kill = async {
+            eventually("it waits for the cloud", async || spooled("note-") == 1).await;
+            process.kill();
+        };
+        tokio::join!(client, kill);
+        rig.cloud().clear_faults();
+        let process = rig.start();
+        let list: serde_json::Value =
+            rig.ledger.json(&process.url, &format!("/recordings/{session}/list")).await;
+        assert_eq!(list["total_count"], 1, "{list}");
+        assert_eq!(list["recordings"][0]["file_size"], len, "{list}");
+        let (status, answer) =
+            rig.ledger.upload_with(&process.url, &session, bytes, &key).await.expect("an answer comes");
+        assert_eq!((status, &answer["file_path"]), (200, &list["recordings"][0]["file_path"]), "{answer}");
+        eventually("the spool is empty", async || spooled("") == 0).await;
+        rig.ledger.drains_into(rig.cloud()).await;
+        rig.ledger.check_everything(&process.url, &rig.root()).await;
+        process.stop_in_order();
     }
 }
 

@@ -165,7 +165,7 @@ impl Recordings for SqlCatalog {
     async fn abandoned(&self) -> Result<Vec<Abandoned>> {
         self.give_back_lost().await?;
         let mut tx = self.snapshot().await?;
-        let rows = sql("SELECT session_id, filename, upload_id, scope, request_key, settled FROM reservations
+        let rows = sql("SELECT session_id, filename, upload_id, scope, request_key FROM reservations
              WHERE gateway = $1 AND process <> $2")
         .bind(self.gateway.as_str())
         .bind(self.process.as_str())
@@ -175,7 +175,7 @@ impl Recordings for SqlCatalog {
             let key = key_of(row)?;
             let (scope, request): (Option<String>, Option<String>) = (row.try_get(3)?, row.try_get(4)?);
             let request = scope.zip(request).map(|(scope, key)| RequestKey { scope, key });
-            Ok(Abandoned { key, upload_id: row.try_get(2)?, request, settled: row.try_get::<i64, _>(5)? == 1 })
+            Ok(Abandoned { key, upload_id: row.try_get(2)?, request })
         };
         rows.iter().map(abandoned).collect()
     }
@@ -191,11 +191,6 @@ impl Recordings for SqlCatalog {
             None => release(&mut tx, &recording.key).await?,
         }
         let key = &recording.key;
-        sql("UPDATE reservations SET settled = 1 WHERE session_id = $1 AND upload_id = $2")
-            .bind(key.session.as_str())
-            .bind(recording.upload_id.as_str())
-            .execute(&mut *tx)
-            .await?;
         let buried =
             sql("UPDATE tombstones SET pending_supabase = CASE WHEN $3 = 1 THEN 1 ELSE pending_supabase END,
                  pending_local = CASE WHEN $4 = '' THEN pending_local ELSE 1 END,

@@ -17,7 +17,6 @@ use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::cloud::CloudLeg;
-pub(super) use self::settle::receipt_of;
 use self::unsure::Unsure;
 pub use self::unsure::UnsureUploads;
 use super::events::UploadEvents;

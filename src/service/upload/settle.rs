@@ -1,5 +1,7 @@
 //! The end of an upload: checks on the bytes, then the cloud or the disk, then the catalogue, then the answer.
 
+mod whole;
+
 use time::OffsetDateTime;
 
 use super::cloud::CloudLeg;
@@ -86,7 +88,10 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
 
 impl Complete {
     async fn keep(mut self) -> Result<Receipt, ServiceError> {
-        match self.try_cloud().await? {
+        let note = self.waits_for_the_cloud().then(|| self.note()).flatten();
+        let tried = self.try_cloud().await;
+        drop(note);
+        match tried? {
             (Some(key), Ok(())) => {
                 let public_url = self.services.stores.public_url(&key);
                 let recording = self.recording(key, StoreKind::Supabase, None);
@@ -113,6 +118,10 @@ impl Complete {
             parked_reason,
             upload_id: self.meta.upload_id.clone(),
         }
+    }
+
+    fn waits_for_the_cloud(&self) -> bool {
+        self.services.stores.has_primary() && !self.respond_async
     }
 
     /// Tries the cloud. The name, if one was taken, is in the leftovers.
@@ -338,11 +347,7 @@ impl Leftovers {
     }
 }
 
-pub(in crate::service) fn receipt_of(
-    recording: &Recording,
-    landed: Landed,
-    public_url: Option<String>,
-) -> Receipt {
+fn receipt_of(recording: &Recording, landed: Landed, public_url: Option<String>) -> Receipt {
     let storage = if recording.stores.supabase { StoreKind::Supabase } else { StoreKind::Local };
     Receipt {
         file_path: recording.key.to_string(),

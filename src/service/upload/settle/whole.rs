@@ -1,0 +1,146 @@
+//! Complete uploads that have no row yet because the cloud is waited for. What a start needs to know of one lies beside
+//! its bytes in the spool, so that a crash in these seconds does not cost a recording that had arrived whole.
+//!
+//! Invariant: the note goes before the row is written. What had a row is the catalogue's matter alone, and a recording
+//! that was deleted does not come back from here. A power cut may take note or bytes; the digest tells.
+
+use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempPath;
+
+use super::Complete;
+use crate::catalog::{Begun, RequestKey};
+use crate::domain::{ContentDigest, NameStem, ObjectKey, SessionId};
+use crate::service::upload::Leftovers;
+use crate::service::{ServiceError, Services};
+use crate::spool::{Leftover, SpoolError, SpoolReader};
+use crate::storage::tiered::PrimaryError;
+use crate::storage::{ObjectMeta, chain};
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    session: String,
+    stem: NameStem,
+    size_bytes: u64,
+    sha256: String,
+    content_type: String,
+    original_filename: Option<String>,
+    request: Option<RequestKey>,
+    fingerprint: String,
+    parent_job: Option<String>,
+}
+
+impl Complete {
+    /// Lays down what the upload is until the returned path is dropped. `None` if that failed, which costs something only
+    /// if the process is killed now.
+    pub(super) fn note(&self) -> Option<TempPath> {
+        let note = Note {
+            session: self.session.to_string(),
+            stem: self.stem.clone(),
+            size_bytes: self.size_bytes,
+            sha256: self.meta.sha256?.to_string(),
+            content_type: self.meta.content_type.clone(),
+            original_filename: self.meta.original_filename.clone(),
+            request: self.leftovers.request.clone(),
+            fingerprint: self.fingerprint.clone(),
+            parent_job: self.parent_job.clone(),
+        };
+        let text = serde_json::to_vec(&note).ok()?;
+        match self.services.spool.note(&self.meta.upload_id, &text) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                tracing::debug!(error = %chain(&error), "a kill would cost an upload that waits for the cloud");
+                None
+            }
+        }
+    }
+}
+
+impl Services {
+    /// Makes a recording of a spool file that has no row, if it is a complete upload. `false` if it is not. What fails on
+    /// the way stays in the spool for the next start.
+    pub(in crate::service) async fn keep_whole(&self, leftover: &Leftover) -> Result<bool, ServiceError> {
+        let Some(upload_id) = leftover.upload_id.clone() else { return Ok(false) };
+        let Some(text) = leftover.take_note()? else { return Ok(false) };
+        let Ok(note) = serde_json::from_slice::<Note>(&text) else { return Ok(false) };
+        let Ok(session) = SessionId::parse(&note.session) else { return Ok(false) };
+        if leftover.size_bytes != note.size_bytes {
+            return Ok(false);
+        }
+        let source = leftover.open(self.spool.blocks().clone())?;
+        let kept = self.keep_noted(note, session, upload_id.clone(), source.clone()).await;
+        if kept.is_err() {
+            source.leave();
+            self.spool.note(&upload_id, &text)?.keep().map_err(|kept| SpoolError::from(kept.error))?;
+        }
+        kept
+    }
+
+    async fn keep_noted(
+        &self,
+        note: Note,
+        session: SessionId,
+        upload_id: String,
+        source: SpoolReader,
+    ) -> Result<bool, ServiceError> {
+        let mut sha256 = Sha256::new();
+        let mut bytes = source.follow().bytes;
+        while let Some(block) = bytes.next().await {
+            sha256.update(&block?);
+        }
+        let sha256 = ContentDigest::from_bytes(sha256.finalize().into());
+        if sha256.to_string() != note.sha256 {
+            return Ok(false);
+        }
+        let mut names = Vec::new();
+        let mut waits = false;
+        for abandoned in self.catalog.abandoned().await? {
+            waits |= note.request.is_some() && abandoned.request == note.request;
+            if abandoned.upload_id == upload_id && note.stem.begins(&abandoned.key.filename) {
+                names.push(abandoned.key);
+            }
+        }
+        if let Some(request) = &note.request {
+            match self.catalog.begin_request(request).await? {
+                Begun::First => {}
+                Begun::Running if waits => {}
+                // Somebody sent it again, elsewhere.
+                Begun::Running | Begun::Answered(_) => return Ok(false),
+            }
+        }
+        let mut leftovers = Leftovers::none(self);
+        leftovers.request = note.request;
+        let complete = Complete {
+            services: self.clone(),
+            session,
+            stem: note.stem,
+            source,
+            size_bytes: note.size_bytes,
+            meta: ObjectMeta {
+                upload_id,
+                content_type: note.content_type,
+                sha256: Some(sha256),
+                original_filename: note.original_filename,
+            },
+            leg: None,
+            respond_async: false,
+            parent_job: note.parent_job,
+            fingerprint: note.fingerprint,
+            leftovers,
+            request: None,
+        };
+        complete.keep_after_a_crash(names.pop()).await.map(|_| true)
+    }
+}
+
+impl Complete {
+    async fn keep_after_a_crash(mut self, name: Option<ObjectKey>) -> Result<(), ServiceError> {
+        let why = if self.services.stores.has_primary() {
+            PrimaryError::LeftAlone { cause: "the gateway ended before the cloud had confirmed it".into() }
+        } else {
+            PrimaryError::NotConfigured
+        };
+        self.keep_here(name, why).await.map(|_| ())
+    }
+}
