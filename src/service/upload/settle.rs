@@ -151,8 +151,11 @@ impl Complete {
         let arrived = leg.arrived().await;
         let (key, _) = arrived.name?;
         self.leftovers.names.push(key.clone());
-        // Also what may have arrived: if the recording gets another name or none, it belongs to nobody.
-        if arrived.result.as_ref().err().is_none_or(|error| error.outcome() == Outcome::Unknown) {
+        // Also what may arrive yet: if the recording gets another name or none, it belongs to nobody. An earlier try may
+        // have been lost without a word, whatever the last one says.
+        let nothing_was_sent =
+            matches!(arrived.result, Err(PrimaryError::LeftAlone { .. } | PrimaryError::NotConfigured));
+        if !nothing_was_sent {
             self.leftovers.object = Some(key.clone());
         }
         if likely == self.stem {
@@ -174,6 +177,9 @@ impl Complete {
             let (to, n) = self.take_name(next).await?;
             match self.services.stores.rename_primary(&from, &to).await {
                 Ok(()) => {
+                    // A try that was lost on its way may land there later: the tombstone hides it, and it is deleted.
+                    let left = std::slice::from_ref(&from);
+                    self.services.catalog.entomb(left, StoreSet::default(), &self.services.origin).await?;
                     self.leftovers.object = Some(to.clone());
                     return Ok((Some(to), Ok(())));
                 }

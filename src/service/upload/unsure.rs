@@ -46,43 +46,41 @@ impl Services {
     }
 
     /// Asks the catalogue about uploads whose end is not known: what it has becomes a recording, the rest goes. Called
-    /// now and then. Safe to repeat.
+    /// now and then. Safe to repeat: what could not be settled stays.
     pub async fn settle_unsure(&self) -> Result<(), ServiceError> {
         let mut unsure = self.unsure.take_all().into_iter();
         while let Some(one) = unsure.next() {
-            let row = match &one.upload {
-                Some((session, upload_id)) => self.catalog.committed(session, upload_id).await,
-                None => Ok(None),
-            };
-            let row = match row {
-                Ok(row) => row,
-                Err(error) => {
-                    std::iter::once(one).chain(unsure).for_each(|left| self.unsure.add(left));
-                    return Err(error.into());
-                }
-            };
-            if let (None, Some((session, _))) = (&row, &one.upload)
-                && let Err(error) = self.make_sure_of_nothing(session).await
-            {
+            if let Err(error) = self.settle_one(&one).await {
                 std::iter::once(one).chain(unsure).for_each(|left| self.unsure.add(left));
-                return Err(error.into());
+                return Err(error);
             }
-            // Dropping them gives back what no row keeps.
-            let mut leftovers = Leftovers {
-                services: self.clone(),
-                request: one.request,
-                names: one.names,
-                object: one.object,
-            };
-            if let Some(row) = &row {
-                leftovers.belong_to(&row.key);
+        }
+        Ok(())
+    }
+
+    async fn settle_one(&self, one: &Unsure) -> Result<(), ServiceError> {
+        let mut row = None;
+        if let Some((session, upload_id)) = &one.upload {
+            row = self.catalog.committed(session, upload_id).await?;
+            if row.is_none() {
+                self.make_sure_of_nothing(session).await?;
             }
-            let Some((_, upload_id)) = one.upload else { continue };
+            for leftover in self.spool.leftovers()? {
+                if leftover.upload_id.as_ref() == Some(upload_id) {
+                    self.take_up(leftover, row.clone()).await?;
+                }
+            }
             tracing::info!(upload.id = upload_id, promised = row.is_some(), "an unsure upload is settled");
-            let spooled = self.spool.leftovers()?.into_iter();
-            for leftover in spooled.filter(|leftover| leftover.upload_id.as_ref() == Some(&upload_id)) {
-                self.take_up(leftover, row.clone()).await?;
-            }
+        }
+        // Dropping them gives back what no row keeps.
+        let mut leftovers = Leftovers {
+            services: self.clone(),
+            request: one.request.clone(),
+            names: one.names.clone(),
+            object: one.object.clone(),
+        };
+        if let Some(row) = &row {
+            leftovers.belong_to(&row.key);
         }
         Ok(())
     }

@@ -165,6 +165,16 @@ fn what_was_found_once_is_not_found_again() {
             vec![cut(upload(0, Some(0))), weather(cloud::Weather::Away), upload(0, Some(0))],
         ),
         (
+            "what was lost on its way lands under a name that was given up",
+            vec![
+                step(NextPut(cloud::PutFault::Late(2))),
+                late_type,
+                step(Settle),
+                step(Settle),
+                step(Settle),
+            ],
+        ),
+        (
             "what arrived under the likely name is not a second recording",
             vec![weather(cloud::Weather::Blind), Step { cut: Some(5), ..late_type }],
         ),
