@@ -10,7 +10,7 @@ use sqlx::{AnyPool, Connection, Executor};
 use url::Url;
 
 use super::sql::{Dialect, SqlCatalog};
-use super::{CatalogError, Counts, Recordings};
+use super::{CatalogError, Counts};
 use crate::domain::GatewayId;
 
 const READERS: u32 = 4;
@@ -29,7 +29,7 @@ pub async fn open(path: &Path, gateway: GatewayId) -> Result<(SqlCatalog, bool),
 /// Reads the figures of an existing file without changing it, also while a gateway runs on it.
 pub async fn inspect(path: &Path) -> Result<Counts, CatalogError> {
     let read = pool(path, "ro", 1, false).await?;
-    let counts = SqlCatalog::inspector(Dialect::Sqlite, read.clone()).counts().await;
+    let counts = SqlCatalog::inspect(Dialect::Sqlite, read.clone()).await;
     read.close().await;
     counts
 }

@@ -15,6 +15,8 @@ pub struct Deletion {
     pub deleted_from: StoreSet,
     /// Stores that could not be asked; a job finishes the work.
     pub pending: StoreSet,
+    /// Why the cloud did not confirm, and whether waiting may help.
+    pub cause: Option<(String, bool)>,
 }
 
 /// What became of the deletion of a session.
@@ -122,6 +124,7 @@ impl Services {
                     Err(error) => {
                         tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's object is still to be removed from the cloud");
                         deletion.pending.supabase = true;
+                        deletion.cause = Some((chain(&error), error.may_heal()));
                     }
                 }
             }

@@ -76,7 +76,11 @@ impl Services {
                 if let Err(error) = self.place(&row, &source).await {
                     // It was promised: whatever stands in the way, it stays for the next start.
                     source.leave();
-                    return Err(error);
+                    tracing::error!(
+                        object.key = %row.key, spool.file = leftover.name(), error = %chain(&error),
+                        "a recording that was promised cannot get its place; clear that and start again"
+                    );
+                    return Ok(false);
                 }
                 self.unless_deleted(&row.key).await;
                 Ok(true)

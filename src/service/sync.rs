@@ -23,6 +23,8 @@ use crate::storage::{Kind, ObjectMeta, ResumePoint, StorageError, chain};
 
 /// A recording whose file is missing may be one whose file is just being put in its place; after this long it is not.
 const PLACED_AFTER: Duration = Duration::from_secs(60);
+/// A recording that the cloud damaged so often waits until somebody looks at it.
+const REPLACED_AT_MOST: i64 = 5;
 
 impl Services {
     /// Brings one recording to the cloud. If it is deleted meanwhile, whatever may have arrived is deleted too.
@@ -110,7 +112,12 @@ impl Services {
                 None => return Err(error.into()),
             },
         }
-        let durability = self.compare_in_cloud(key, recording, &local).await?;
+        let durability = match self.compare_in_cloud(key, recording, &local).await {
+            Err(error) if error.is_mismatch() => {
+                return self.replace_damaged(key, point.job.attempt, error).await;
+            }
+            compared => compared?,
+        };
         if self.local_tag(key).await? != before {
             // Somebody writes to the file: what was sent is not all of it, and it must not go.
             return Ok(Setback::here("the local file was changed while it was being sent"));
@@ -157,10 +164,63 @@ impl Services {
             return Ok(Tried::Done);
         }
         let source = self.stores.fallback().source(&recording.key).await.map_err(ServiceError::from)?;
-        let Some(source) = source else { return Ok(Tried::Done) };
+        let Some(source) = source else { return self.note_that_local_went(recording).await };
         let local = Digests::of(&source, self.rules.verify == Verify::Etag).await?;
+        if let Some(sha256) = recording.sha256.filter(|sha256| *sha256 != local.sha256) {
+            return self.set_damaged_aside(recording, sha256).await;
+        }
         let durability = self.compare_in_cloud(&recording.key, recording, &local).await?;
         self.settle_synced(&recording.key, local.sha256, durability).await
+    }
+
+    /// A crash came between the removal of the local copy and its note.
+    async fn note_that_local_went(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
+        let there = self.stores.head_primary(&recording.key).await?;
+        if let (Some(object), Some(sha256)) = (there, recording.sha256)
+            && object.size_bytes == recording.size_bytes
+        {
+            let (key, cloud) = (&recording.key, StoreSet::only(StoreKind::Supabase));
+            let marked =
+                self.catalog.mark_stored(key, cloud, recording.durability, sha256, &self.origin).await;
+            marked.map_err(ServiceError::from)?;
+        }
+        Ok(Tried::Done)
+    }
+
+    /// The local copy is not the recording any more. If the cloud's is, that one is kept, and the file is put aside for
+    /// somebody to look at.
+    async fn set_damaged_aside(
+        &self,
+        recording: &Recording,
+        sha256: ContentDigest,
+    ) -> Result<Tried, PrimaryOrService> {
+        let (key, cloud) = (&recording.key, StoreSet::only(StoreKind::Supabase));
+        if self.read_back(key).await? != sha256 {
+            return Ok(Setback::here("neither the local file nor the cloud copy is what was stored"));
+        }
+        let verified = Durability::CloudVerified;
+        let marked = self.catalog.mark_stored(key, cloud, verified, sha256, &self.origin).await;
+        marked.map_err(ServiceError::from)?;
+        let place = self.stores.fallback().set_aside(key).await.map_err(ServiceError::from)?;
+        tracing::error!(object.key = %key, place, "the local copy is damaged and was put aside; the cloud's is good");
+        Ok(Tried::Done)
+    }
+
+    /// What the cloud confirmed as this recording has other bytes. It is removed and sent again, which helps unless the
+    /// cloud damages everything.
+    async fn replace_damaged(
+        &self,
+        key: &ObjectKey,
+        attempts: i64,
+        error: PrimaryError,
+    ) -> Result<Tried, PrimaryOrService> {
+        self.stores.delete_primary(key).await?;
+        if attempts >= REPLACED_AT_MOST {
+            let reason = "the cloud keeps other bytes than were sent";
+            self.catalog.park_for_now(key, reason, &self.origin).await.map_err(ServiceError::from)?;
+            return Ok(Tried::Parked);
+        }
+        Ok(Setback::here(&chain(&error)))
     }
 
     async fn settle_synced(

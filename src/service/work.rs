@@ -157,11 +157,10 @@ impl Services {
         let deletion = self.finish_deletions(std::slice::from_ref(key)).await?;
         Ok(match deletion.pending.holds(store) {
             false => Tried::Done,
-            true => Tried::Again(Setback {
-                reason: format!("{store} did not confirm the deletion"),
-                at_least: None,
-                by_cloud: store == StoreKind::Supabase,
-            }),
+            true => match deletion.cause.filter(|_| store == StoreKind::Supabase) {
+                Some((reason, by_cloud)) => Tried::Again(Setback { reason, at_least: None, by_cloud }),
+                None => Setback::here("the file could not be removed from this disk"),
+            },
         })
     }
 

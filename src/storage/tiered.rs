@@ -92,6 +92,11 @@ impl PrimaryError {
         matches!(self, Self::Failed(error) if error.kind == Kind::TooLarge)
     }
 
+    /// Whether the object is there with other bytes than it should have.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.kind == Kind::Mismatch)
+    }
+
     /// How long the primary said it wants to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -1,6 +1,7 @@
 //! `check` on the real binary, against clouds of every kind: one line each, with the remedy.
 
 use assert_cmd::Command;
+use sqlx::{Connection, Executor};
 
 use crate::support::fake_supabase::{BucketSpec, FakeSupabase};
 use crate::support::gateway::Gateway;
@@ -56,6 +57,23 @@ async fn the_cloud_as_it_is() {
     let (code, out) = check(&cloud.url(), &cloud.service_key(), &[]);
     assert_eq!(code, 1);
     assert!(out.contains("cannot be reached") && out.contains("check SUPABASE_URL"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_of_a_newer_version() {
+    let dir = Gateway::local().await.stop().await;
+    let file = dir.path().join("recordings/.catalog/catalog.sqlite");
+    let mut catalogue =
+        sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                 VALUES (99, 'newer', true, x'00', 0)";
+    catalogue.execute(newer).await.unwrap();
+    catalogue.close().await.unwrap();
+    let folder = dir.path().join("recordings");
+    let cloud = FakeSupabase::start().await;
+    let (code, out) = check(&cloud.url(), &cloud.service_key(), &["--local-dir", folder.to_str().unwrap()]);
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("newer version (migration 99)"), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,6 +41,19 @@ pub(super) async fn run(dialect: Dialect, pool: &AnyPool) -> Result<()> {
     })
 }
 
+/// Whether a catalogue that is only looked at is of a version that can be read.
+///
+/// # Errors
+/// [`CatalogError::Newer`] if it is not.
+pub(super) async fn refuse_newer(dialect: Dialect, pool: &AnyPool) -> Result<()> {
+    let row = sql("SELECT max(version) FROM _sqlx_migrations").fetch_one(pool).await?;
+    let known = i64::try_from(steps(dialect).len()).unwrap_or(i64::MAX);
+    match row.try_get::<Option<i64>, _>(0)? {
+        Some(version) if version > known => Err(CatalogError::Newer(version)),
+        _ => Ok(()),
+    }
+}
+
 /// What the migrator does, in one transaction and without names for statements, as a pooler wants it; its own lock
 /// belongs to a session, which a pooler may give to somebody else before it is released. Gateways that start at the
 /// same time wait for the first one.

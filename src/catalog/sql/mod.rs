@@ -23,7 +23,7 @@ use sqlx::query::Query;
 use sqlx::{Any, AnyPool, SqlSafeStr, Transaction};
 use time::OffsetDateTime;
 
-use super::{CatalogError, RequestKey};
+use super::{CatalogError, Counts, Recordings, RequestKey};
 use crate::domain::recording::micros;
 use crate::domain::{GatewayId, ObjectKey, SessionId};
 
@@ -86,10 +86,12 @@ impl SqlCatalog {
         Ok(catalog)
     }
 
-    /// Looks at a catalogue that is there, without changing it.
-    pub(super) fn inspector(dialect: Dialect, read: AnyPool) -> Self {
+    /// The figures of a catalogue that is there, without changing it.
+    pub(super) async fn inspect(dialect: Dialect, read: AnyPool) -> Result<Counts> {
+        migrations::refuse_newer(dialect, &read).await?;
         let (gateway, process) = (GatewayId(String::new()), String::new());
-        Self { dialect, write: read.clone(), read, gateway, process, lost: Mutex::default() }
+        let inspector = Self { dialect, write: read.clone(), read, gateway, process, lost: Mutex::default() };
+        inspector.counts().await
     }
 
     /// A transaction that changes things of no session, or of one that the caller locks.

@@ -151,11 +151,8 @@ impl Complete {
         let arrived = leg.arrived().await;
         let (key, _) = arrived.name?;
         self.leftovers.names.push(key.clone());
-        // Also what may arrive yet: if the recording gets another name or none, it belongs to nobody. An earlier try may
-        // have been lost without a word, whatever the last one says.
-        let nothing_was_sent =
-            matches!(arrived.result, Err(PrimaryError::LeftAlone { .. } | PrimaryError::NotConfigured));
-        if !nothing_was_sent {
+        // Also what may have arrived: if the recording gets another name or none, it belongs to nobody.
+        if arrived.result.as_ref().err().is_none_or(|error| error.outcome() == Outcome::Unknown) {
             self.leftovers.object = Some(key.clone());
         }
         if likely == self.stem {
