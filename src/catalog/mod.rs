@@ -40,6 +40,9 @@ pub enum CatalogError {
         "the catalogue was made by a newer version (migration {0}); start that version, or move the catalogue away"
     )]
     Newer(i64),
+    /// Another gateway has taken the keyed request over, because this one was not seen for long.
+    #[error("another gateway answers this request")]
+    RequestLost,
     /// There is such a row already.
     #[error("the name is taken in the catalogue")]
     Taken(#[source] sqlx::Error),
@@ -220,7 +223,7 @@ pub trait Recordings: Send + Sync {
 
     /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and leaves a job to bring
     /// it to the cloud if that is asked for. Returns it with its name. If its name was deleted meanwhile, it is
-    /// deleted instead.
+    /// deleted instead. [`CatalogError::RequestLost`] if its keyed request is another gateway's by now.
     async fn commit(&self, arrival: Arrival<'_>, by: &Origin) -> Result<Recording, CatalogError>;
 
     /// Takes a commit back that was not answered yet: row, job and answer go, as if it had never been.
@@ -272,9 +275,9 @@ pub trait Recordings: Send + Sync {
     /// [`QueueSyncs::for_now`] takes it up again.
     async fn park_for_now(&self, key: &ObjectKey, reason: &str, by: &Origin) -> Result<(), CatalogError>;
 
-    /// Forgets a recording whose bytes no store has: what `verify` does about a loss that was told. `false` if there
-    /// is none.
-    async fn forget(&self, key: &ObjectKey, by: &Origin) -> Result<bool, CatalogError>;
+    /// Forgets a recording whose bytes no store has: what `verify` does about a loss that was told. Nothing is changed,
+    /// and the answer is `false`, if the row is another than `before` by now.
+    async fn forget(&self, before: &Recording, by: &Origin) -> Result<bool, CatalogError>;
 
     /// Figures for operators; also the question whether the catalogue works.
     async fn counts(&self) -> Result<Counts, CatalogError>;
@@ -286,6 +289,9 @@ pub trait Deletions: Send + Sync {
     /// Writes tombstones, removes rows and their sync jobs, and leaves jobs that delete from the stores in `pending`,
     /// all at once. Repeating it adds to what is pending.
     async fn entomb(&self, keys: &[ObjectKey], pending: StoreSet, by: &Origin) -> Result<(), CatalogError>;
+
+    /// The same for what a client wants deleted: also what had no row is in the audit then.
+    async fn delete(&self, keys: &[ObjectKey], pending: StoreSet, by: &Origin) -> Result<(), CatalogError>;
 
     /// The tombstone of a name.
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>, CatalogError>;
@@ -374,14 +380,19 @@ pub trait Requests: Send + Sync {
     /// Marks a keyed request as running, unless it is known.
     async fn begin_request(&self, request: &RequestKey) -> Result<Begun, CatalogError>;
 
-    /// Forgets a running request that came to nothing.
+    /// Forgets a running request of this gateway that came to nothing.
     async fn forget_request(&self, request: &RequestKey) -> Result<(), CatalogError>;
 
     /// Lets a repeat have the key of a request whose process ended before its answer and whose object nobody can ask
     /// about now. `false` if the request runs.
     async fn take_over_request(&self, request: &RequestKey) -> Result<bool, CatalogError>;
 
-    /// Forgets answers given before `older_than_us`.
+    /// Lets a repeat have the key of a request that has had no answer since `since_us` and whose gateway was not seen
+    /// since then: it is this gateway's now, marked as running, and so are the names that were reserved for it, as
+    /// [`abandoned`](Recordings::abandoned) ones; a commit for it by the other one fails. `false` if the request runs.
+    async fn take_from_gone(&self, request: &RequestKey, since_us: i64) -> Result<bool, CatalogError>;
+
+    /// Forgets answers given before `older_than_us`, and requests without one whose gateway was not seen since then.
     async fn expire_requests(&self, older_than_us: i64) -> Result<(), CatalogError>;
 }
 
@@ -403,6 +414,9 @@ pub trait Gateways: Send + Sync {
 
     /// Says that this gateway is there, and where others reach it.
     async fn register(&self, node: &str, url: &str) -> Result<(), CatalogError>;
+
+    /// Says that it still is there, between two times of [`register`](Self::register).
+    async fn still_here(&self) -> Result<(), CatalogError>;
 
     /// The others.
     async fn peers(&self) -> Result<Vec<Peer>, CatalogError>;

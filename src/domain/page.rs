@@ -49,6 +49,9 @@ impl Position {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| PageError::Cursor)?;
         let text = String::from_utf8(bytes).map_err(|_| PageError::Cursor)?;
         let (time_us, name) = text.split_once('/').ok_or(PageError::Cursor)?;
+        if name.chars().any(char::is_control) {
+            return Err(PageError::Cursor);
+        }
         Ok(Self { time_us: time_us.parse().map_err(|_| PageError::Cursor)?, name: name.to_owned() })
     }
 }
@@ -116,5 +119,7 @@ mod tests {
         }
         assert_eq!(PageRequest::parse(None, Some("%%%")), Err(PageError::Cursor));
         assert_eq!(PageRequest::parse(None, Some("AAAA")), Err(PageError::Cursor));
+        let nul = Position { time_us: 0, name: "a\0".into() }.to_cursor();
+        assert_eq!(PageRequest::parse(None, Some(&nul)), Err(PageError::Cursor));
     }
 }

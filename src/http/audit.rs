@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 use super::Edge;
-use super::paging::{PageQuery, filter_invalid, one_of, with_next_link};
+use super::paging::{PageQuery, filter_invalid, one_of, plain, with_next_link};
 use super::problem::Problem;
 use super::views::time_text;
 use crate::domain::SessionId;
@@ -95,9 +95,9 @@ pub(super) async fn list_changes(
     let actions = Action::ALL.map(Action::as_str).join(", ");
     let query = AuditQuery {
         action: one_of("action", &filters.action, Action::parse, &actions)?,
-        actor: filters.actor.clone(),
+        actor: plain("actor", &filters.actor)?,
         session: filters.session_id.as_deref().map(SessionId::parse).transpose()?,
-        filename: filters.filename.clone(),
+        filename: plain("filename", &filters.filename)?,
         since_us: moment("since", &filters.since)?,
         until_us: moment("until", &filters.until)?,
         ..AuditQuery::default()

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::Edge;
 use super::middleware::{Acting, ProblemView};
-use super::paging::{PageQuery, one_of, with_next_link};
+use super::paging::{PageQuery, one_of, plain, with_next_link};
 use super::problem::Problem;
 use super::views::time_text;
 use crate::domain::SessionId;
@@ -124,7 +124,7 @@ pub(super) async fn list_jobs(
         state: one_of("state", &filters.state, JobState::parse, &states)?,
         kind: one_of("kind", &filters.kind, kind, &JOB_KINDS.join(", "))?,
         session: filters.session_id.as_deref().map(SessionId::parse).transpose()?,
-        parent: filters.parent.clone(),
+        parent: plain("parent", &filters.parent)?,
         ..JobQuery::default()
     };
     let found = edge.services.list_jobs(query, &page.parse()?).await?;

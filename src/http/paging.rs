@@ -48,6 +48,16 @@ pub(super) fn with_next_link(
     response
 }
 
+/// A filter's text as it is; no text that is kept has control characters, and PostgreSQL takes no NUL.
+pub(super) fn plain(name: &str, text: &Option<String>) -> Result<Option<String>, Problem> {
+    match text {
+        Some(text) if text.chars().any(char::is_control) => {
+            Err(filter_invalid(format!("{name} has no control characters.")))
+        }
+        text => Ok(text.clone()),
+    }
+}
+
 /// One of a filter's words, or what the words are.
 pub(super) fn one_of<T>(
     name: &str,

@@ -18,6 +18,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(300);
 /// How often the whole bucket is listed for objects of deleted recordings.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
+/// How often other gateways are told that this one still is there.
+const SEEN_EVERY: Duration = Duration::from_secs(20);
+
 /// How often old jobs are forgotten.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 
@@ -25,11 +28,19 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Duration) {
     let stopping = services.tasks.stopping().clone();
     let (mut last_probe, mut last_expiry): (Option<Instant>, Option<Instant>) = (None, None);
+    let mut last_seen: Option<Instant> = None;
     let (mut answered, mut was_closed, mut took_writes, mut short) = (false, false, false, false);
     let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|at| at.elapsed() >= every);
     loop {
         metrics::upkeep();
         short = services.tend_disk(short).await;
+        // Not in `look_around`, where one look may take long.
+        if is_due(last_seen, SEEN_EVERY) {
+            last_seen = Some(Instant::now());
+            if let Err(error) = services.catalog.still_here().await {
+                tracing::debug!(error = %chain(&error), "other gateways do not know that this one is there");
+            }
+        }
         if is_due(last_expiry, EXPIRE_EVERY.min(keep_jobs)) {
             last_expiry = Some(Instant::now());
             let before = micros(OffsetDateTime::now_utc() - keep_jobs);

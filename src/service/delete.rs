@@ -74,7 +74,7 @@ impl Services {
         for digest in digests {
             self.cache.forget(*digest).await;
         }
-        self.even_when_full(|| self.catalog.entomb(keys, pending, &self.origin)).await?;
+        self.even_when_full(|| self.catalog.delete(keys, pending, &self.origin)).await?;
         for digest in digests {
             self.cache.forget(*digest).await;
         }

@@ -99,6 +99,7 @@ impl From<CatalogError> for ServiceError {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Full(_) => Self::StorageFull,
+            CatalogError::RequestLost => Self::RequestRunning,
             error => Self::Catalog(error),
         }
     }

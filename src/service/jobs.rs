@@ -49,6 +49,7 @@ impl Services {
 
     /// One job. Safe to drop.
     pub async fn get_job(&self, id: &str) -> Result<JobRecord, ServiceError> {
+        check_id(id)?;
         self.catalog.get_job(id).await?.ok_or(ServiceError::JobNotFound)
     }
 
@@ -57,6 +58,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError::JobNotFound`], [`ServiceError::JobFixed`] if there is nothing to be done any more.
     pub async fn retry_job(&self, id: &str) -> Result<JobRecord, ServiceError> {
+        check_id(id)?;
         let now = micros(OffsetDateTime::now_utc());
         match self.even_when_full(|| self.catalog.retry_job(id, now)).await? {
             Changed::Yes(job) => {
@@ -77,6 +79,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError::JobNotFound`], [`ServiceError::JobFixed`] if it is not open or is a deletion.
     pub async fn cancel_job(&self, id: &str) -> Result<JobRecord, ServiceError> {
+        check_id(id)?;
         match self.even_when_full(|| self.catalog.cancel_job(id, &self.origin)).await? {
             Changed::Yes(job) => {
                 self.tell_job(id).await;
@@ -170,4 +173,9 @@ impl Services {
             _ => Err(ServiceError::NoSuchLoad),
         }
     }
+}
+
+/// What no id can be is not asked for: PostgreSQL takes no NUL.
+fn check_id(id: &str) -> Result<(), ServiceError> {
+    if id.chars().any(char::is_control) { Err(ServiceError::JobNotFound) } else { Ok(()) }
 }

@@ -92,9 +92,12 @@ impl Leftover {
         }
     }
 
-    /// Removes it. Blocking.
+    /// Removes it, unless a source of it was dropped, which did. Blocking.
     pub fn remove(&self) -> Result<(), SpoolError> {
-        Ok(std::fs::remove_file(&self.path)?)
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 }
 

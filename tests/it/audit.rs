@@ -3,9 +3,11 @@
 
 use std::process::Command;
 
+use recording_gateway::domain::{ObjectKey, StoreKind, StoreSet};
 use reqwest::multipart::Form;
 use serde_json::Value;
 
+use crate::support::cloud::BUCKET;
 use crate::support::eventually;
 use crate::support::fake_supabase::FakeSupabase;
 use crate::support::gateway::{Gateway, file_part};
@@ -66,7 +68,7 @@ async fn every_change_says_who_when_which_request_and_what() {
     let next = link.trim_start_matches('<').split('>').next().unwrap();
     let rest = gateway.get_json(next).await;
     assert_eq!((rest["changes"].as_array().unwrap().len(), &rest["changes"][0]["id"]), (1, &all[2]["id"]));
-    for query in ["action=danced", "since=yesterday", "until=2024-12-01"] {
+    for query in ["actor=a%00", "filename=a%00", "action=danced", "since=yesterday", "until=2024-12-01"] {
         let response = gateway.get(&format!("/audit?{query}")).await;
         assert_eq!(response.json::<Value>().await.unwrap()["code"], "filter_invalid", "{query}");
     }
@@ -85,6 +87,45 @@ async fn every_change_says_who_when_which_request_and_what() {
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(told.lines().count() == 2 && told.contains("the-deletion") && told.contains(path), "{told}");
+    gateway.stop().await;
+}
+
+/// A file that was dropped in and an object of others have no row before they are taken in; what the gateway clears away
+/// is nobody's deletion.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_what_has_no_row_is_noted_too() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("sync.interval", "1h")]).await;
+    let dropped = gateway.recordings_dir().join("s/dropped.webm");
+    std::fs::create_dir_all(dropped.parent().unwrap()).unwrap();
+    std::fs::write(&dropped, webm(500, 1)).unwrap();
+    cloud.put_object(BUCKET, "s/theirs.webm", &webm(500, 2), "video/webm");
+    cloud.put_object(BUCKET, "t/theirs.webm", &webm(500, 3), "video/webm");
+    for path in ["s/dropped.webm", "s/theirs.webm", "t"] {
+        let request = gateway
+            .request("DELETE", &format!("/recordings/{path}"))
+            .header("x-request-id", path.replace('/', "-"));
+        assert_eq!(request.send().await.unwrap().status(), 200, "{path}");
+        assert_eq!(gateway.delete(&format!("/recordings/{path}")).await.0, 404, "once");
+    }
+    assert!(!dropped.exists() && cloud.keys(BUCKET).is_empty());
+    let stray = ObjectKey::parse("u/stray.webm").unwrap();
+    let pending = StoreSet::only(StoreKind::Supabase);
+    gateway.services.catalog.entomb(&[stray], pending, &gateway.services.origin).await.unwrap();
+    let noted: Vec<_> = changes(&gateway, "")
+        .await
+        .iter()
+        .map(|row| {
+            ["action", "actor", "request_id", "session_id", "filename", "sha256_before"]
+                .map(|name| row[name].as_str().unwrap_or("").to_owned())
+        })
+        .collect();
+    let expected = [
+        ["deleted", "anonymous", "t", "t", "theirs.webm", ""],
+        ["deleted", "anonymous", "s-theirs.webm", "s", "theirs.webm", ""],
+        ["deleted", "anonymous", "s-dropped.webm", "s", "dropped.webm", ""],
+    ];
+    assert_eq!(noted, expected.map(|row| row.map(str::to_owned)));
     gateway.stop().await;
 }
 

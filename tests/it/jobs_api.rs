@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use recording_gateway::domain::page::Position;
 use reqwest::multipart::Form;
 use serde_json::{Value, json};
 
@@ -12,6 +13,7 @@ use crate::support::eventually;
 use crate::support::fake_supabase::{BucketSpec, FakeSupabase, Fault, Matcher};
 use crate::support::gateway::{Gateway, file_part};
 use crate::support::media::webm;
+use crate::support::postgres;
 
 async fn post(gateway: &Gateway, path: &str, body: Option<Value>) -> (u16, Value) {
     let request = gateway.request("POST", path);
@@ -132,6 +134,7 @@ async fn pages_cover_every_job_once_and_filters_are_judged() {
         ("state=asleep", "filter_invalid"),
         ("kind=dance", "filter_invalid"),
         ("session_id=.x", "session_id_invalid"),
+        ("parent=a%00", "filter_invalid"),
         ("limit=0", "limit_invalid"),
         ("cursor=x", "cursor_invalid"),
     ] {
@@ -250,6 +253,49 @@ async fn what_was_parked_at_its_upload_has_a_job_to_retry() {
     assert_eq!(gateway.services.catalog.counts().await.unwrap().jobs, 0, "nothing waits");
     let ran = cli(&gateway, &["sync", "--dry-run"]).await;
     assert_eq!((ran.status.code(), out(&ran).contains("1 are parked")), (Some(1), true), "{ran:?}");
+
+    // Deleted, it waits for nobody any more.
+    let path = answer["file_path"].as_str().unwrap();
+    assert_eq!(gateway.delete(&format!("/recordings/{path}")).await.0, 200);
+    assert_eq!(jobs(&gateway, "state=parked").await, Vec::<Value>::new());
+    let job = gateway.get_json(&format!("/jobs/{}", parked[0]["id"].as_str().unwrap())).await;
+    assert_eq!(
+        (job["state"].as_str(), job["last_error"].as_str()),
+        (Some("cancelled"), Some("the recording was deleted"))
+    );
+    gateway.stop().await;
+}
+
+/// PostgreSQL takes no NUL; that is no failure of the catalogue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nul_is_a_mistake_of_the_request() {
+    let Some(url) = postgres::database("requests with a NUL").await else { return };
+    let gateway = Gateway::start(&[("catalog.url", url.as_str())]).await;
+    let cursor = Position { time_us: 1, name: "a\0".into() }.to_cursor();
+    for (method, path, status, code) in [
+        ("GET", "/jobs/%00", 404, "job_not_found"),
+        ("POST", "/jobs/%00/retry", 404, "job_not_found"),
+        ("POST", "/jobs/a%00b/cancel", 404, "job_not_found"),
+        ("GET", "/jobs?parent=%00", 422, "filter_invalid"),
+        ("GET", "/jobs?kind=%00", 422, "filter_invalid"),
+        ("GET", "/jobs?session_id=%00", 422, "session_id_invalid"),
+        ("GET", &format!("/jobs?cursor={cursor}"), 422, "cursor_invalid"),
+        ("GET", "/audit?actor=%00", 422, "filter_invalid"),
+        ("GET", "/audit?filename=a%00", 422, "filter_invalid"),
+        ("GET", "/audit?session_id=a%00", 422, "session_id_invalid"),
+        ("GET", &format!("/audit?cursor={cursor}"), 422, "cursor_invalid"),
+        ("GET", &format!("/recordings?cursor={cursor}"), 422, "cursor_invalid"),
+        ("GET", "/recordings/s%00/list", 422, "session_id_invalid"),
+        ("DELETE", "/recordings/s/a%00", 422, "filename_invalid"),
+        ("POST", "/sync?session_id=%00", 422, "session_id_invalid"),
+        ("POST", "/verify?session_id=%00", 422, "session_id_invalid"),
+        ("GET", "/events?session_id=%00", 422, "session_id_invalid"),
+    ] {
+        let response = gateway.request(method, path).send().await.unwrap();
+        let told = response.status().as_u16();
+        let problem: Value = response.json().await.unwrap();
+        assert_eq!((told, problem["code"].as_str()), (status, Some(code)), "{method} {path}: {problem}");
+    }
     gateway.stop().await;
 }
 

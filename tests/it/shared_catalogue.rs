@@ -20,6 +20,7 @@ use crate::support::postgres::{self, OwnServer};
 
 use self::line::{Break, Line};
 
+mod gone;
 mod line;
 
 type Settings<'a> = &'a [(&'a str, &'a str)];

@@ -5,20 +5,22 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use super::rows::{key_of, other, session_and_time_of};
-use super::{Result, SqlCatalog, audit, jobs, now_us, sql};
+use super::{Result, SqlCatalog, Tx, audit, jobs, now_us, sql};
 use crate::catalog::{Action, Change, Deletions, Origin, Tombstone};
 use crate::domain::{GatewayId, ObjectKey, SessionId, StoreKind, StoreSet};
 
-#[async_trait]
-impl Deletions for SqlCatalog {
-    async fn entomb(&self, keys: &[ObjectKey], pending: StoreSet, by: &Origin) -> Result<()> {
+impl SqlCatalog {
+    /// With `asked`, what had no row is noted too, once.
+    async fn bury(&self, keys: &[ObjectKey], pending: StoreSet, asked: bool, by: &Origin) -> Result<()> {
         // Whole sessions are deleted at once; keys of several sessions come one session after the other.
         for keys in keys.chunk_by(|a, b| a.session == b.session) {
             let Some(first) = keys.first() else { continue };
             let mut tx = self.begin_for(&first.session).await?;
+            let mut parents = Vec::new();
             for key in keys {
                 let (session, filename) = (key.session.as_str(), key.filename.as_str());
                 let row = self.row(&mut tx, key).await?;
+                let is_new = asked && row.is_none() && !is_entombed(&mut tx, key).await?;
                 // The file may lie on another gateway's disk. What nobody knows of can only lie here.
                 let holder =
                     row.as_ref().and_then(|row| row.held_by.clone()).unwrap_or_else(|| self.gateway.clone());
@@ -43,21 +45,45 @@ impl Deletions for SqlCatalog {
                 .fetch_one(&mut *tx)
                 .await?;
                 let holder = kept.try_get::<Option<String>, _>(0)?.map_or(holder, GatewayId);
-                jobs::end_open(&mut tx, "sync", key, "cancelled", Some("the recording was deleted")).await?;
+                parents.extend(jobs::cancel_sync(&mut tx, key, "the recording was deleted").await?);
                 jobs::add_deletions(&mut tx, key, pending, &holder).await?;
-                if let Some(row) = row {
+                if row.is_some() {
                     sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
                         .bind(session)
                         .bind(filename)
                         .execute(&mut *tx)
                         .await?;
-                    let change = Change { before: row.sha256, ..Change::of(Action::Deleted, key) };
+                }
+                if row.is_some() || is_new {
+                    let before = row.and_then(|row| row.sha256);
+                    let change = Change { before, ..Change::of(Action::Deleted, key) };
                     audit::note(&mut tx, &change, by).await?;
                 }
             }
+            jobs::settle_parents(&mut tx, parents).await?;
             tx.commit().await?;
         }
         Ok(())
+    }
+}
+
+async fn is_entombed(tx: &mut Tx, key: &ObjectKey) -> Result<bool> {
+    let found = sql("SELECT 1 FROM tombstones WHERE session_id = $1 AND filename = $2")
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .fetch_optional(&mut **tx)
+        .await?;
+    Ok(found.is_some())
+}
+
+#[async_trait]
+impl Deletions for SqlCatalog {
+    async fn entomb(&self, keys: &[ObjectKey], pending: StoreSet, by: &Origin) -> Result<()> {
+        self.bury(keys, pending, false, by).await
+    }
+
+    async fn delete(&self, keys: &[ObjectKey], pending: StoreSet, by: &Origin) -> Result<()> {
+        self.bury(keys, pending, true, by).await
     }
 
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>> {

@@ -27,6 +27,16 @@ impl Gateways for SqlCatalog {
         Ok(tx.commit().await?)
     }
 
+    async fn still_here(&self) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sql("UPDATE gateways SET seen_at = $2 WHERE id = $1")
+            .bind(self.gateway.as_str())
+            .bind(now_us())
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
     async fn peers(&self) -> Result<Vec<Peer>> {
         let rows = sql("SELECT id, node, url, seen_at FROM gateways WHERE id <> $1 ORDER BY id")
             .bind(self.gateway.as_str())

@@ -1,5 +1,9 @@
 //! Work that waits. A job is open until it is done, parked or cancelled; among the open ones there is one at most of a
 //! kind for a recording. A parent ends with its last open child, and is open again when it gets another.
+//!
+//! Invariant: whoever ends a child or makes one holds the parent's row until its transaction is over, and looks at the
+//! other children only then; otherwise two that end the last two at the same moment each leave the end to the other. The
+//! children come first and the parents last, sorted, so that nobody waits for a child while others wait for its parent.
 
 use async_trait::async_trait;
 use sqlx::Row;
@@ -39,12 +43,6 @@ async fn insert(tx: &mut Tx, job: NewJob<'_>) -> Result<()> {
     .bind(now_us())
     .execute(&mut **tx)
     .await?;
-    if let Some(parent) = job.parent {
-        sql("UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done'")
-            .bind(parent)
-            .execute(&mut **tx)
-            .await?;
-    }
     Ok(())
 }
 
@@ -56,7 +54,11 @@ pub(super) async fn add(
     parent: Option<&str>,
 ) -> Result<()> {
     let (session, filename) = (key.session.as_str(), key.filename.as_str());
-    insert(tx, NewJob { kind, session, filename, gateway, parent }).await
+    insert(tx, NewJob { kind, session, filename, gateway, parent }).await?;
+    match parent {
+        Some(parent) => settle_parent(tx, parent).await,
+        None => Ok(()),
+    }
 }
 
 pub(super) async fn add_of_session(tx: &mut Tx, kind: &str, session: &SessionId) -> Result<()> {
@@ -81,12 +83,41 @@ pub(super) async fn add_deletions(
 
 /// As if it had never been.
 pub(super) async fn drop_open(tx: &mut Tx, kind: &str, key: &ObjectKey) -> Result<()> {
-    sql("DELETE FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open'")
-        .bind(kind)
-        .bind(key.session.as_str())
-        .bind(key.filename.as_str())
-        .execute(&mut **tx)
-        .await?;
+    let dropped = sql(
+        "DELETE FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open' RETURNING parent_id",
+    )
+    .bind(kind)
+    .bind(key.session.as_str())
+    .bind(key.filename.as_str())
+    .fetch_all(&mut **tx)
+    .await?;
+    settle_parents(tx, parents_of(&dropped)?).await
+}
+
+/// A recording is gone: its sync ends, also one that was parked. Returns the parents, for [`settle_parents`] when no other
+/// child is touched any more.
+pub(super) async fn cancel_sync(tx: &mut Tx, key: &ObjectKey, why: &str) -> Result<Vec<String>> {
+    let ended = sql(
+        "UPDATE jobs SET state = 'cancelled', finished_at = $3, leased_until = 0, leased_by = NULL, last_error = $4
+         WHERE kind = 'sync' AND session_id = $1 AND filename = $2 AND state IN ('open', 'parked') RETURNING parent_id",
+    )
+    .bind(key.session.as_str())
+    .bind(key.filename.as_str())
+    .bind(now_us())
+    .bind(why)
+    .fetch_all(&mut **tx)
+    .await?;
+    parents_of(&ended)
+}
+
+/// A parked sync makes room for what takes its place.
+pub(super) async fn replace_parked(tx: &mut Tx, key: &ObjectKey) -> Result<()> {
+    sql("UPDATE jobs SET state = 'cancelled'
+         WHERE kind = 'sync' AND session_id = $1 AND filename = $2 AND state = 'parked'")
+    .bind(key.session.as_str())
+    .bind(key.filename.as_str())
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 
@@ -98,6 +129,17 @@ pub(super) async fn end_open(
     state: &str,
     error: Option<&str>,
 ) -> Result<()> {
+    let parents = end_child(tx, kind, key, state, error).await?;
+    settle_parents(tx, parents).await
+}
+
+async fn end_child(
+    tx: &mut Tx,
+    kind: &str,
+    key: &ObjectKey,
+    state: &str,
+    error: Option<&str>,
+) -> Result<Vec<String>> {
     let ended = sql(
         "UPDATE jobs SET state = $4, finished_at = $5, leased_until = 0, leased_by = NULL, last_error = $6
          WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open' RETURNING parent_id",
@@ -110,7 +152,7 @@ pub(super) async fn end_open(
     .bind(error)
     .fetch_all(&mut **tx)
     .await?;
-    end_parents(tx, &ended).await
+    parents_of(&ended)
 }
 
 /// A deletion is done. One that its request did at once leaves no job behind.
@@ -137,25 +179,41 @@ pub(super) async fn end_of_session(tx: &mut Tx, kind: &str, session: &SessionId)
     Ok(())
 }
 
-/// Ends the parents of these ended children (first column) that have no other open child.
-async fn end_parents(tx: &mut Tx, ended: &[AnyRow]) -> Result<()> {
-    let mut parents: Vec<String> = Vec::new();
-    for row in ended {
+/// The first column of children.
+fn parents_of(children: &[AnyRow]) -> Result<Vec<String>> {
+    let mut parents = Vec::new();
+    for row in children {
         parents.extend(row.try_get::<Option<String>, _>(0)?);
     }
+    Ok(parents)
+}
+
+/// Ends parents that have no open child, and opens those that have one again. No child is touched after it.
+pub(super) async fn settle_parents(tx: &mut Tx, mut parents: Vec<String>) -> Result<()> {
     parents.sort_unstable();
     parents.dedup();
     for parent in parents {
-        end_parent(tx, &parent).await?;
+        settle_parent(tx, &parent).await?;
     }
     Ok(())
 }
 
-async fn end_parent(tx: &mut Tx, id: &str) -> Result<()> {
-    sql("UPDATE jobs SET state = 'done', finished_at = $2 WHERE id = $1 AND state = 'open' AND NOT EXISTS
-             (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')")
+async fn settle_parent(tx: &mut Tx, id: &str) -> Result<()> {
+    // Takes the row, in either database. What comes after it sees what those have done who had it before.
+    sql("UPDATE jobs SET state = state WHERE id = $1").bind(id).execute(&mut **tx).await?;
+    const OPEN_CHILD: &str =
+        "EXISTS (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')";
+    sql(sqlx::AssertSqlSafe(format!(
+        "UPDATE jobs SET state = 'done', finished_at = $2 WHERE id = $1 AND state = 'open' AND NOT {OPEN_CHILD}"
+    )))
     .bind(id)
     .bind(now_us())
+    .execute(&mut **tx)
+    .await?;
+    sql(sqlx::AssertSqlSafe(format!(
+        "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done' AND {OPEN_CHILD}"
+    )))
+    .bind(id)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -266,7 +324,8 @@ impl Jobs for SqlCatalog {
              WHERE ($1 = '' OR session_id = $1) AND local_gateway IS NOT NULL AND (in_supabase = 0 OR $2 = 1)
                  AND (parked_reason IS NULL OR $3 = 1 OR ($4 = 1 AND parked_for_now = 1))
                  AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'sync' AND j.session_id = r.session_id
-                                 AND j.filename = r.filename AND j.state = 'open') ORDER BY uploaded_at")
+                                 AND j.filename = r.filename AND j.state = 'open')
+             ORDER BY uploaded_at, session_id, filename")
         .bind(session)
         .bind(i64::from(which.in_both))
         .bind(i64::from(which.parked))
@@ -307,6 +366,7 @@ impl Jobs for SqlCatalog {
             .bind(parent)
             .execute(&mut *tx)
             .await?;
+            settle_parent(&mut tx, parent).await?;
         }
         let row = sql(
             "SELECT count(*) FROM jobs WHERE kind = 'sync' AND state = 'open' AND ($1 = '' OR session_id = $1)",
@@ -398,7 +458,7 @@ impl Jobs for SqlCatalog {
         .bind(now_us())
         .fetch_all(&mut *tx)
         .await?;
-        end_parents(&mut tx, &ended).await?;
+        settle_parents(&mut tx, parents_of(&ended)?).await?;
         Ok(tx.commit().await?)
     }
 
@@ -482,7 +542,7 @@ impl Jobs for SqlCatalog {
 
     async fn close_parent(&self, id: &str) -> Result<()> {
         let mut tx = self.begin().await?;
-        end_parent(&mut tx, id).await?;
+        settle_parent(&mut tx, id).await?;
         Ok(tx.commit().await?)
     }
 
@@ -580,14 +640,9 @@ impl Jobs for SqlCatalog {
             .execute(&mut *tx)
             .await?;
         }
-        for parent in [job.parent_id.as_deref(), Some(id)].into_iter().flatten() {
-            sql(
-                "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done' AND EXISTS
-                     (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')",
-            )
-            .bind(parent)
-            .execute(&mut *tx)
-            .await?;
+        let parent = if job.kind.is_parent() { Some(id) } else { job.parent_id.as_deref() };
+        if let Some(parent) = parent {
+            settle_parent(&mut tx, parent).await?;
         }
         if let JobKind::DeleteSession(_) = job.kind {
             sql("UPDATE jobs SET run_at = $2 WHERE id = $1 AND run_at > $2")
@@ -611,6 +666,7 @@ impl Jobs for SqlCatalog {
             return Ok(Changed::No(job));
         }
         let affected = self.affected(&mut tx, &job, &["open"]).await?;
+        let mut parents = Vec::new();
         for (_, key) in &affected {
             sql("UPDATE recordings SET parked_reason = $3, parked_for_now = 0
                  WHERE session_id = $1 AND filename = $2 AND in_supabase = 0")
@@ -619,10 +675,11 @@ impl Jobs for SqlCatalog {
             .bind(CANCELLED)
             .execute(&mut *tx)
             .await?;
-            end_open(&mut tx, "sync", key, "cancelled", Some(CANCELLED)).await?;
+            parents.extend(end_child(&mut tx, "sync", key, "cancelled", Some(CANCELLED)).await?);
             let change = Change { detail: Some(CANCELLED), ..Change::of(Action::Parked, key) };
             audit::note(&mut tx, &change, by).await?;
         }
+        settle_parents(&mut tx, parents).await?;
         let job = self.job(&mut tx, id).await?.ok_or_else(|| corrupt(id))?;
         if affected.is_empty() {
             return Ok(Changed::No(job));

@@ -220,15 +220,18 @@ impl Recordings for SqlCatalog {
         let uploaded = Change { after: recording.sha256, ..Change::of(Action::Uploaded, key) };
         audit::note(&mut tx, &uploaded, by).await?;
         if let Some((request, fingerprint)) = arrival.request {
-            sql(
-                "UPDATE idempotent_requests SET fingerprint = $3, answer = $4 WHERE scope = $1 AND request_key = $2",
-            )
+            let answered = sql("UPDATE idempotent_requests SET fingerprint = $3, answer = $4
+                 WHERE scope = $1 AND request_key = $2 AND gateway = $5")
             .bind(request.scope.as_str())
             .bind(request.key.as_str())
             .bind(fingerprint)
             .bind((arrival.answer)(&recording))
+            .bind(self.gateway.as_str())
             .execute(&mut *tx)
             .await?;
+            if answered.rows_affected() == 0 {
+                return Err(CatalogError::RequestLost);
+            }
         }
         tx.commit().await?;
         Ok(recording)
@@ -239,11 +242,11 @@ impl Recordings for SqlCatalog {
         Self::drop_row(&mut tx, key).await?;
         jobs::drop_open(&mut tx, "sync", key).await?;
         if let Some(request) = request {
-            sql(
-                "UPDATE idempotent_requests SET fingerprint = NULL, answer = NULL WHERE scope = $1 AND request_key = $2",
-            )
+            sql("UPDATE idempotent_requests SET fingerprint = NULL, answer = NULL
+                 WHERE scope = $1 AND request_key = $2 AND gateway = $3")
             .bind(request.scope.as_str())
             .bind(request.key.as_str())
+            .bind(self.gateway.as_str())
             .execute(&mut *tx)
             .await?;
         }
@@ -388,6 +391,9 @@ impl Recordings for SqlCatalog {
         .bind(before.parked_reason.as_deref().filter(|_| !mend.sync && !mend.stores.supabase))
         .execute(&mut *tx)
         .await?;
+        if mend.sync || mend.stores.supabase {
+            jobs::replace_parked(&mut tx, key).await?;
+        }
         if mend.sync {
             jobs::add(&mut tx, "sync", key, Some(&self.gateway), None).await?;
         } else if !mend.stores.local {
@@ -412,11 +418,15 @@ impl Recordings for SqlCatalog {
         self.set_aside(key, reason, true, by).await
     }
 
-    async fn forget(&self, key: &ObjectKey, by: &Origin) -> Result<bool> {
+    async fn forget(&self, before: &Recording, by: &Origin) -> Result<bool> {
+        let key = &before.key;
         let mut tx = self.begin_for(&key.session).await?;
-        let Some(before) = self.row(&mut tx, key).await? else { return Ok(false) };
+        if self.row(&mut tx, key).await?.as_ref() != Some(before) {
+            return Ok(false);
+        }
         Self::drop_row(&mut tx, key).await?;
-        jobs::end_open(&mut tx, "sync", key, "cancelled", Some("the recording is lost")).await?;
+        let parents = jobs::cancel_sync(&mut tx, key, "the recording is lost").await?;
+        jobs::settle_parents(&mut tx, parents).await?;
         let detail = Some("no store had it; forgotten");
         let change = Change { before: before.sha256, detail, ..Change::of(Action::Repaired, key) };
         audit::note(&mut tx, &change, by).await?;

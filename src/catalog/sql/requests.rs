@@ -1,10 +1,27 @@
 //! Requests that carry an idempotency key.
 
 use async_trait::async_trait;
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
-use super::{Lost, Result, SqlCatalog, new_id, now_us, sql};
+use super::{Lost, Result, SqlCatalog, Tx, new_id, now_us, sql};
 use crate::catalog::{Answered, Begun, RequestKey, Requests};
+
+/// Requests without an answer of gateways other than $1 that were not seen since $2.
+const GONE: &str = "answer IS NULL AND gateway <> $1 AND NOT EXISTS
+    (SELECT 1 FROM gateways g WHERE g.id = idempotent_requests.gateway AND g.seen_at >= $2)";
+
+impl SqlCatalog {
+    async fn forget_own(&self, tx: &mut Tx, request: &RequestKey) -> Result<()> {
+        sql("DELETE FROM idempotent_requests
+             WHERE scope = $1 AND request_key = $2 AND gateway = $3 AND answer IS NULL")
+        .bind(request.scope.as_str())
+        .bind(request.key.as_str())
+        .bind(self.gateway.as_str())
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+}
 
 #[async_trait]
 impl Requests for SqlCatalog {
@@ -46,11 +63,7 @@ impl Requests for SqlCatalog {
 
     async fn forget_request(&self, request: &RequestKey) -> Result<()> {
         let mut tx = self.begin().await?;
-        sql("DELETE FROM idempotent_requests WHERE scope = $1 AND request_key = $2 AND answer IS NULL")
-            .bind(request.scope.as_str())
-            .bind(request.key.as_str())
-            .execute(&mut *tx)
-            .await?;
+        self.forget_own(&mut tx, request).await?;
         Ok(tx.commit().await?)
     }
 
@@ -67,22 +80,56 @@ impl Requests for SqlCatalog {
         .rows_affected()
             > 0;
         if abandoned {
-            sql("DELETE FROM idempotent_requests WHERE scope = $1 AND request_key = $2 AND answer IS NULL")
-                .bind(request.scope.as_str())
-                .bind(request.key.as_str())
-                .execute(&mut *tx)
-                .await?;
+            self.forget_own(&mut tx, request).await?;
         }
         tx.commit().await?;
         Ok(abandoned)
     }
 
+    async fn take_from_gone(&self, request: &RequestKey, since_us: i64) -> Result<bool> {
+        let mark = new_id();
+        let mut tx = self.begin().await?;
+        let taken = sql(AssertSqlSafe(format!(
+            "UPDATE idempotent_requests SET gateway = $1, fingerprint = $5, created_at = $6
+             WHERE scope = $3 AND request_key = $4 AND created_at < $2 AND {GONE}"
+        )))
+        .bind(self.gateway.as_str())
+        .bind(since_us)
+        .bind(request.scope.as_str())
+        .bind(request.key.as_str())
+        .bind(mark.as_str())
+        .bind(now_us())
+        .execute(&mut *tx)
+        .await?
+        .rows_affected()
+            > 0;
+        if !taken {
+            return Ok(false);
+        }
+        // No process of ours has this name: whoever looks for what was left in the middle finds them.
+        sql("UPDATE reservations SET gateway = $3, process = '', scope = NULL, request_key = NULL
+             WHERE scope = $1 AND request_key = $2")
+        .bind(request.scope.as_str())
+        .bind(request.key.as_str())
+        .bind(self.gateway.as_str())
+        .execute(&mut *tx)
+        .await?;
+        if let Err(error) = tx.commit().await {
+            self.remember_lost(Lost::Request { request: request.clone(), mark });
+            return Err(error.into());
+        }
+        Ok(true)
+    }
+
     async fn expire_requests(&self, older_than_us: i64) -> Result<()> {
         let mut tx = self.begin().await?;
-        sql("DELETE FROM idempotent_requests WHERE answer IS NOT NULL AND created_at < $1")
-            .bind(older_than_us)
-            .execute(&mut *tx)
-            .await?;
+        sql(AssertSqlSafe(format!(
+            "DELETE FROM idempotent_requests WHERE created_at < $2 AND (answer IS NOT NULL OR ({GONE}))"
+        )))
+        .bind(self.gateway.as_str())
+        .bind(older_than_us)
+        .execute(&mut *tx)
+        .await?;
         Ok(tx.commit().await?)
     }
 }

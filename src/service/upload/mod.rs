@@ -23,10 +23,11 @@ use super::events::UploadEvents;
 use super::{ServiceError, Services};
 use crate::catalog::{Answered, Begun, RequestKey};
 use crate::domain::media::{MediaGuess, SNIFF_BYTES, decide, sniff};
+use crate::domain::recording::micros;
 use crate::domain::{ContentDigest, NameStem, ObjectKey, RecordingType, SessionId};
 use crate::runtime::metrics;
 use crate::spool::{SpoolError, SpoolWriter};
-use crate::storage::ObjectMeta;
+use crate::storage::{ObjectMeta, chain};
 
 /// What a request says about its upload before the first byte.
 #[derive(Clone, Debug, Default)]
@@ -184,6 +185,15 @@ impl Services {
         if begun != Begun::Running {
             return Ok(begun);
         }
+        let unseen_since = micros(OffsetDateTime::now_utc() - GONE_AFTER);
+        if self.catalog.take_from_gone(request, unseen_since).await? {
+            tracing::info!(request.scope, "a keyed request of a gateway that is gone is answered here");
+            // What the other one may have sent belongs to nobody now.
+            if let Err(error) = self.settle_abandoned().await {
+                tracing::warn!(error = %chain(&error), "what a gateway that is gone had sent is looked for later");
+            }
+            return Ok(Begun::First);
+        }
         self.settle_abandoned().await?;
         let begun = self.catalog.begin_request(request).await?;
         if begun == Begun::Running && self.disown_earlier(request).await? {
@@ -205,6 +215,10 @@ impl Services {
         Ok(false)
     }
 }
+
+/// How long another gateway was not seen whose keyed requests may be answered here. It says that it is there several times
+/// a minute; should it come back in the middle of one, its commit fails, and its client repeats the request.
+const GONE_AFTER: Duration = Duration::from_secs(180);
 
 /// What a form may have beside the file: delimiters, part headers, text fields.
 const FORM_OVERHEAD_BYTES: u64 = 64 << 10;
@@ -449,5 +463,5 @@ impl Incoming {
 
 /// How long an answer may be repeated, as a time in the past.
 pub(super) fn expiry(now: OffsetDateTime, ttl: Duration) -> i64 {
-    crate::domain::recording::micros(now - ttl)
+    micros(now - ttl)
 }

@@ -303,7 +303,10 @@ impl Complete {
                 Ok(Some(kept)) => kept,
                 Ok(None) => {
                     // These failed before anything was flushed.
-                    let was_flushed = !matches!(error, CatalogError::Taken(_) | CatalogError::Full(_));
+                    let was_flushed = !matches!(
+                        error,
+                        CatalogError::Taken(_) | CatalogError::Full(_) | CatalogError::RequestLost
+                    );
                     if was_flushed && self.services.make_sure_of_nothing(&self.session).await.is_err() {
                         self.leave_unsure();
                     }

@@ -38,7 +38,7 @@ impl Run {
                 self.mend(row, verdict, row.stores, row.durability, true).await?.then(|| queued.to_owned())
             }
             (Remedy::Forget, Some(row)) => {
-                let forgotten = self.services.catalog.forget(&row.key, &self.services.origin).await?;
+                let forgotten = self.services.catalog.forget(row, &self.services.origin).await?;
                 forgotten.then(|| "its row was removed".to_owned())
             }
             _ => None,

@@ -500,6 +500,17 @@ async fn every_change_on(place: Place) {
         seen.extend(page);
     }
     assert_eq!(seen, entries);
+
+    // What had no row, too, if somebody asked for it; but not what the gateway clears away.
+    let unknown = ["u/asked.webm", "u/cleared.webm"].map(|key| ObjectKey::parse(key).unwrap());
+    entomb(&catalog, &unknown[1], both).await;
+    for _ in 0..2 {
+        catalog.delete(&unknown, both, &by()).await.unwrap();
+    }
+    let of_u = AuditQuery { session: Some(session("u")), limit: 100, ..AuditQuery::default() };
+    let entries = catalog.audit(&of_u).await.unwrap();
+    let told: Vec<_> = entries.iter().map(|e| (e.action, e.filename.as_deref(), e.before)).collect();
+    assert_eq!(told, [(Action::Deleted, Some("asked.webm"), None)], "once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -647,7 +658,178 @@ async fn a_parent_on(place: Place) {
         "two loads are two jobs"
     );
     catalog.close_parent(&empty.id).await.unwrap();
-    assert_eq!(catalog.get_job(&empty.id).await.unwrap().unwrap().state, JobState::Done);
+    let state = async || catalog.get_job(&empty.id).await.unwrap().unwrap().state;
+    assert_eq!(state().await, JobState::Done);
+    let key = ObjectKey::parse("u/0.webm").unwrap();
+    keep_as_part(&catalog, &key, &empty.id).await;
+    assert_eq!(state().await, JobState::Running);
+    catalog.retract(&key, None).await.unwrap();
+    assert_eq!(state().await, JobState::Done, "an upload that could not be kept leaves nothing to wait for");
+}
+
+/// Keeps a recording whose sync is a part of a job.
+async fn keep_as_part(catalog: &SqlCatalog, key: &ObjectKey, parent: &str) {
+    let recording = recording(key, StoreKind::Local);
+    let arrival = Arrival {
+        recording: &recording,
+        name_from: None,
+        sync: true,
+        parent: Some(parent),
+        request: None,
+        answer: &|_| String::new(),
+    };
+    catalog.commit(arrival, &by()).await.unwrap();
+}
+
+/// Six workers end the children of each parent at the same moment, while clients delete and others come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_ends_whoever_ends_its_last_children() {
+    for place in Place::all().await {
+        let catalog = std::sync::Arc::new(place.open().await);
+        let mut parents = Vec::new();
+        for n in 0..40 {
+            let parent = catalog.open_parent(&JobKind::Migration).await.unwrap();
+            for child in 0..6 {
+                let key = ObjectKey::parse(&format!("s{n}/{child}.webm")).unwrap();
+                keep_as_part(&catalog, &key, &parent.id).await;
+            }
+            parents.push(parent.id);
+        }
+        let mut jobs = Vec::new();
+        while let Some(job) = claim(&catalog).await {
+            jobs.push(job);
+        }
+        assert_eq!(jobs.len(), 240);
+        for (n, (jobs, parent)) in jobs.chunks(6).zip(&parents).enumerate() {
+            let mut workers = tokio::task::JoinSet::new();
+            for job in jobs {
+                let (catalog, job) = (catalog.clone(), job.clone());
+                workers.spawn(async move { catalog.complete_job(&job).await.unwrap() });
+            }
+            // Every fourth is cancelled, gets another child, or is deleted at the same moment.
+            let (catalog, parent) = (catalog.clone(), parent.clone());
+            workers.spawn(async move {
+                let key = |name: &str| ObjectKey::parse(&format!("s{n}/{name}.webm")).unwrap();
+                match n % 4 {
+                    1 => drop(catalog.cancel_job(&parent, &by()).await.unwrap()),
+                    2 => keep_as_part(&catalog, &key("late"), &parent).await,
+                    3 => {
+                        let keys = ["5", "4", "3", "2", "1", "0"].map(key);
+                        catalog.entomb(&keys, StoreSet::default(), &by()).await.unwrap();
+                    }
+                    _ => {}
+                }
+            });
+            while let Some(ended) = workers.join_next().await {
+                ended.unwrap();
+            }
+        }
+        for (n, parent) in parents.iter().enumerate() {
+            let job = catalog.get_job(parent).await.unwrap().unwrap();
+            let expected = if n % 4 == 2 { JobState::Running } else { JobState::Done };
+            assert_eq!(job.state, expected, "{n}: {job:?}");
+        }
+    }
+}
+
+story!(a_parked_sync_ends_with_its_recording, parked_and_gone_on);
+
+async fn parked_and_gone_on(place: Place) {
+    let catalog = place.open().await;
+    let key = |name: &str| ObjectKey::parse(&format!("s/{name}.webm")).unwrap();
+    for name in ["deleted", "lost", "mended", "found"] {
+        keep(&catalog, &recording(&key(name), StoreKind::Local), true, None).await.unwrap();
+        catalog.park(&key(name), "too large", &by()).await.unwrap();
+    }
+    let row = async |name: &str| catalog.get(&key(name)).await.unwrap().unwrap();
+    entomb(&catalog, &key("deleted"), StoreSet::default()).await;
+    assert!(catalog.forget(&row("lost").await, &by()).await.unwrap());
+    let (stores, durability) = (StoreSet::only(StoreKind::Local), Durability::Local);
+    let before = row("mended").await;
+    let mend = Mend { before: &before, stores, durability, sync: true, found: None, detail: "queued" };
+    assert!(catalog.mend(mend, &by()).await.unwrap());
+    let before = row("found").await;
+    let both = StoreSet { supabase: true, local: true };
+    let mend = Mend { before: &before, stores: both, sync: false, detail: "it is there", ..mend };
+    assert!(catalog.mend(mend, &by()).await.unwrap());
+
+    let all = catalog.list_jobs(&JobQuery { limit: 100, ..JobQuery::default() }).await.unwrap();
+    let count = |state: JobState| all.iter().filter(|job| job.state == state).count();
+    assert_eq!((count(JobState::Parked), count(JobState::Cancelled)), (0, 4), "{all:?}");
+    let open: Vec<_> = all.iter().filter(|job| job.state == JobState::Waiting).collect();
+    assert_eq!(open.iter().map(|job| &job.kind).collect::<Vec<_>>(), [&JobKind::Sync(key("mended"))]);
+    let deleted = all.iter().find(|job| job.kind == JobKind::Sync(key("deleted"))).unwrap();
+    assert_eq!(deleted.last_error.as_deref(), Some("the recording was deleted"));
+    let lost = all.iter().find(|job| job.kind == JobKind::Sync(key("lost"))).unwrap();
+    assert_eq!(lost.last_error.as_deref(), Some("the recording is lost"));
+}
+
+story!(what_is_not_what_was_judged_is_not_forgotten, forgotten_on);
+
+async fn forgotten_on(place: Place) {
+    let catalog = place.open().await;
+    let key = ObjectKey::parse("s/a.webm").unwrap();
+    keep(&catalog, &recording(&key, StoreKind::Local), true, None).await.unwrap();
+    let before = catalog.get(&key).await.unwrap().unwrap();
+    let both = StoreSet { supabase: true, local: true };
+    let digest = ContentDigest::from_bytes([7; 32]);
+    assert!(catalog.mark_stored(&key, both, Durability::CloudVerified, digest, &by()).await.unwrap());
+    assert!(!catalog.forget(&before, &by()).await.unwrap(), "it was synced meanwhile");
+    let after = catalog.get(&key).await.unwrap().unwrap();
+    assert_eq!(after.stores, both);
+    assert!(catalog.forget(&after, &by()).await.unwrap());
+    assert_eq!(catalog.get(&key).await.unwrap(), None);
+    assert!(!catalog.forget(&after, &by()).await.unwrap());
+}
+
+/// It takes a request of a gateway that was not seen for long, and nothing of one that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyed_request_of_a_gateway_that_is_gone_is_taken_over() {
+    let Some(url) = postgres::database("keyed requests of a gateway that is gone").await else { return };
+    let place = Place { dir: tempfile::tempdir().unwrap(), postgres: Some(url.clone()) };
+    let (east, west) = (place.open_as("east").await, place.open_as("west").await);
+    let request = RequestKey { scope: "one".into(), key: "k".into() };
+    east.register("", "").await.unwrap();
+    assert_eq!(east.begin_request(&request).await.unwrap(), Begun::First);
+    let stem = stem(datetime!(2024-12-01 14:30:22 UTC));
+    let (name, _) = east.reserve(&session("s"), &stem, 1, "u9", Some(&request)).await.unwrap();
+    let take = async |since: i64| west.take_from_gone(&request, since).await.unwrap();
+    assert!(!take(now() - HOUR).await, "it has only begun");
+    let pool = sqlx::PgPool::connect(url.as_str()).await.unwrap();
+    let older = "UPDATE idempotent_requests SET created_at = created_at - 7200000000";
+    sqlx::query(older).execute(&pool).await.unwrap();
+    assert!(!take(now() - HOUR).await, "its gateway is there");
+    sqlx::query("UPDATE gateways SET seen_at = 0").execute(&pool).await.unwrap();
+    east.still_here().await.unwrap();
+    assert!(!take(now() - HOUR).await, "its gateway is there, still");
+    sqlx::query("UPDATE gateways SET seen_at = 0").execute(&pool).await.unwrap();
+    assert!(take(now() - HOUR).await);
+    assert!(!take(now() - HOUR).await, "once");
+    assert_eq!(west.begin_request(&request).await.unwrap(), Begun::Running);
+    let key = ObjectKey::new(session("s"), name);
+    let left = west.abandoned().await.unwrap();
+    assert_eq!(left.iter().map(|one| (&one.key, &one.request)).collect::<Vec<_>>(), [(&key, &None)]);
+    assert_eq!((left[0].upload_id.as_str(), east.abandoned().await.unwrap().len()), ("u9", 0));
+
+    // The other one comes back: it neither answers nor gives up what is no longer its own.
+    let kept = keep(&east, &recording(&key, StoreKind::Local), false, Some(&request)).await;
+    assert!(matches!(kept, Err(CatalogError::RequestLost)), "{kept:?}");
+    assert_eq!(east.get(&key).await.unwrap(), None);
+    east.forget_request(&request).await.unwrap();
+    assert_eq!(east.begin_request(&request).await.unwrap(), Begun::Running);
+    let other = recording(&ObjectKey::parse("s/b.webm").unwrap(), StoreKind::Local);
+    keep(&west, &other, false, Some(&request)).await.unwrap();
+    assert!(matches!(east.begin_request(&request).await.unwrap(), Begun::Answered(_)));
+    assert!(!east.take_from_gone(&request, now() + HOUR).await.unwrap(), "it has its answer");
+
+    // What nobody asks for again is forgotten, but not what runs here.
+    let (here, there) =
+        (RequestKey { key: "l".into(), ..request.clone() }, RequestKey { key: "m".into(), ..request });
+    assert_eq!(west.begin_request(&here).await.unwrap(), Begun::First);
+    assert_eq!(east.begin_request(&there).await.unwrap(), Begun::First);
+    west.expire_requests(now()).await.unwrap();
+    assert_eq!(west.begin_request(&here).await.unwrap(), Begun::Running);
+    assert_eq!(west.begin_request(&there).await.unwrap(), Begun::First);
 }
 
 #[tokio::test(flavor = "multi_thread")]

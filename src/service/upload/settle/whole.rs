@@ -130,7 +130,11 @@ impl Services {
             leftovers,
             request: None,
         };
-        complete.keep_after_a_crash(names.pop()).await.map(|_| true)
+        match complete.keep_after_a_crash(names.pop()).await {
+            // At this very moment.
+            Err(ServiceError::RequestRunning) => Ok(false),
+            kept => kept.map(|()| true),
+        }
     }
 }
 
