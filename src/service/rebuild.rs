@@ -21,7 +21,7 @@ const TAKEN_IN: &str = "bucket_taken_in";
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// A directory that changed more recently may change again within the same tick of its clock.
-const TICK: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_secs(3);
 
 /// How long it is believed that a directory which looks as it did holds what it did. Links and rights of single files
 /// change without it.
