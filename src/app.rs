@@ -173,6 +173,7 @@ impl App {
         }
         tasks.spawn(jobs::run_upkeep(self.services.clone(), interval, self.sync.keep_jobs));
         tasks.spawn(jobs::look_around(self.services.clone(), interval));
+        tasks.spawn(jobs::look_into_bucket(self.services.clone(), interval));
         let stopping = tasks.stopping().clone();
         let told = tokio::spawn(async move {
             stopping.cancelled().await;

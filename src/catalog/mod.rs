@@ -23,6 +23,7 @@ pub use self::audit::{Action, AuditEntry, AuditQuery, Change, Origin};
 pub use self::job::{Changed, Children, Job, JobKind, JobQuery, JobRecord, JobState, Work};
 pub use self::sql::SqlCatalog;
 use crate::domain::merge::Deleted;
+use crate::domain::page::Position;
 use crate::domain::{
     ContentDigest, Durability, Filename, GatewayId, NameStem, ObjectKey, Recording, SessionId, StoreKind,
     StoreSet,
@@ -178,6 +179,51 @@ pub struct View {
     pub reserved: HashSet<ObjectKey>,
 }
 
+/// What is known of some names, at one moment.
+#[derive(Clone, Default, Debug)]
+pub struct Names {
+    /// Those that have a row.
+    pub recorded: HashSet<ObjectKey>,
+    /// Those that were deleted, and which of their sessions.
+    pub deleted: Deleted,
+    /// Those of uploads on their way in.
+    pub reserved: HashSet<ObjectKey>,
+}
+
+impl Names {
+    /// Whether nothing is known of it.
+    pub fn lack(&self, key: &ObjectKey) -> bool {
+        !self.recorded.contains(key) && !self.deleted.keys.contains(key) && !self.reserved.contains(key)
+    }
+}
+
+/// A session by the rows it has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionTotals {
+    /// Its id.
+    pub session: SessionId,
+    /// Rows it has.
+    pub count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When the newest of them was uploaded, microseconds since 1970 UTC.
+    pub newest_us: i64,
+}
+
+/// What `sessions_page` sees at one moment.
+#[derive(Clone, Default, Debug)]
+pub struct SessionsSeen {
+    /// The page, the session with the newest row first, equal times by name descending.
+    pub rows: Vec<SessionTotals>,
+    /// Sessions that have rows.
+    pub sessions: u64,
+    /// Rows.
+    pub recordings: u64,
+    /// What is hidden only for now: names of uploads on their way in, and sessions whose cloud part is still to be
+    /// deleted. Tombstones of recordings are not here: they stay, so they can be asked for later ([`Names`]).
+    pub hidden: Deleted,
+}
+
 /// Figures for operators.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Counts {
@@ -249,7 +295,21 @@ pub trait Recordings: Send + Sync {
         upload_id: &str,
     ) -> Result<Option<Recording>, CatalogError>;
 
-    /// Everything in the scope, at one moment.
+    /// Those of the sessions that have a row.
+    async fn recorded_sessions(&self, sessions: &[SessionId]) -> Result<HashSet<SessionId>, CatalogError>;
+
+    /// Sessions that have rows, at most `limit` of those that come after a position.
+    async fn sessions_page(
+        &self,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<SessionsSeen, CatalogError>;
+
+    /// What is known of these names, at one moment.
+    async fn names(&self, keys: &[ObjectKey]) -> Result<Names, CatalogError>;
+
+    /// Everything in the scope, at one moment. All of it is held in memory: nothing that runs by itself or answers
+    /// a request asks for more than a session.
     async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
 
     /// Notes where the copies are now, and their digest. `false` if there is no such recording any more: then it was
@@ -295,6 +355,9 @@ pub trait Deletions: Send + Sync {
 
     /// The tombstone of a name.
     async fn tombstone(&self, key: &ObjectKey) -> Result<Option<Tombstone>, CatalogError>;
+
+    /// Whether anything was ever deleted.
+    async fn has_tombstones(&self) -> Result<bool, CatalogError>;
 
     /// Deleted recordings of a session whose files this gateway has still to remove.
     async fn pending_here(&self, session: &SessionId) -> Result<Vec<ObjectKey>, CatalogError>;

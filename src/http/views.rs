@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 use super::Edge;
 use crate::domain::merge::Listed;
 use crate::domain::{StoreKind, StoreSet};
-use crate::service::list::{RecordingsPage, SessionSummary, SessionsPage};
+use crate::service::list::RecordingsPage;
+use crate::service::sessions::{SessionSummary, SessionsPage};
 use crate::service::upload::{Landed, Receipt};
 
 /// RFC 3339 in UTC.
@@ -172,7 +173,7 @@ impl RecordingsView {
 pub(super) struct SessionView {
     session_id: String,
     /// Recordings in it
-    count: usize,
+    count: u64,
     /// Their bytes
     bytes: u64,
     /// When its newest recording was uploaded, RFC 3339 UTC
@@ -185,7 +186,7 @@ impl From<SessionSummary> for SessionView {
             session_id: summary.session.to_string(),
             count: summary.count,
             bytes: summary.bytes,
-            newest: time_text_us(summary.newest.time_us),
+            newest: time_text_us(summary.newest_us),
         }
     }
 }
@@ -196,7 +197,7 @@ pub(super) struct SessionsView {
     /// The one with the newest recording first
     sessions: Vec<SessionView>,
     /// Sessions in all
-    total_count: usize,
+    total_count: u64,
     /// Null on the last page
     pub(super) next_cursor: Option<String>,
     /// A store could not be asked; the list is what is known

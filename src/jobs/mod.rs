@@ -5,4 +5,4 @@ mod runner;
 mod upkeep;
 
 pub use runner::run_jobs;
-pub use upkeep::{look_around, run_upkeep};
+pub use upkeep::{look_around, look_into_bucket, run_upkeep};

@@ -1,14 +1,16 @@
 //! Small regular duties: asking the cloud how it is and what it takes, taking in files that operators drop, tending the
 //! disk, forgetting old jobs, folding metrics.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
-use crate::service::Services;
 use crate::service::events::Health;
+use crate::service::rebuild::Seen;
+use crate::service::{ServiceError, Services};
 use crate::storage::breaker::State;
 use crate::storage::chain;
 
@@ -92,12 +94,10 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
     }
 }
 
-/// Looks for what the catalogue does not know: once for what the bucket holds, every
-/// `interval` for what operators dropped on the local disk, and now and then for objects that landed after their
-/// recording was deleted.
+/// Looks every `interval` for what the catalogue does not know or was not told: files that operators dropped on the
+/// local disk, and what a lost answer or a crash left.
 pub async fn look_around(services: Services, interval: Duration) {
-    let stopping = services.tasks.stopping().clone();
-    let mut last_purge: Option<Instant> = None;
+    let mut seen = Seen::default();
     if let Err(error) = services.queue_unsynced().await {
         tracing::warn!(error = %chain(&error), "what waits for the cloud could not be queued");
     }
@@ -106,23 +106,52 @@ pub async fn look_around(services: Services, interval: Duration) {
             services.catalog.register(&services.rules.node, &services.rules.advertised_url).await?;
             services.settle_unsure().await?;
             services.settle_abandoned().await?;
-            services.adopt_cloud_once().await?;
-            if services.stores.has_primary() && last_purge.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
+            services.adopt_changed(&mut seen).await.map(|_| ())
+        };
+        if turn(&services, interval, look).await.is_break() {
+            return;
+        }
+    }
+}
+
+/// Goes through the whole bucket: once for what the catalogue does not know, and now and then for objects that landed
+/// after their recording was deleted. A large one takes hours, for which nothing else waits.
+pub async fn look_into_bucket(services: Services, interval: Duration) {
+    if !services.stores.has_primary() {
+        return;
+    }
+    let (mut taken_in, mut last_purge) = (false, None::<Instant>);
+    loop {
+        let look = async {
+            taken_in = taken_in || services.adopt_cloud_once().await?;
+            if last_purge.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
                 services.delete_late_pushes().await?;
                 last_purge = Some(Instant::now());
             }
-            services.adopt_local().await
+            Ok(())
         };
-        let looked = tokio::select! {
-            looked = look => looked,
-            () = stopping.cancelled() => return,
-        };
-        if let Err(error) = looked {
-            tracing::warn!(error = %chain(&error), "looking for unknown recordings failed");
+        if turn(&services, interval, look).await.is_break() {
+            return;
         }
-        tokio::select! {
-            () = tokio::time::sleep(interval) => {}
-            () = stopping.cancelled() => return,
-        }
+    }
+}
+
+/// One look and the pause after it; a break when the process stops.
+async fn turn(
+    services: &Services,
+    pause: Duration,
+    look: impl Future<Output = Result<(), ServiceError>>,
+) -> ControlFlow<()> {
+    let stopping = services.tasks.stopping();
+    let looked = tokio::select! {
+        looked = look => looked,
+        () = stopping.cancelled() => return ControlFlow::Break(()),
+    };
+    if let Err(error) = looked {
+        tracing::warn!(error = %chain(&error), "looking for unknown recordings failed");
+    }
+    tokio::select! {
+        () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
+        () = stopping.cancelled() => ControlFlow::Break(()),
     }
 }

@@ -1,10 +1,10 @@
-//! Listings: the catalogue and both stores as one. The catalogue is read first: what was deleted before the question
+//! Listings of recordings: the catalogue and both stores as one. The catalogue is read first: what was deleted before the question
 //! came is hidden whatever a slow store still says.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use crate::domain::merge::{Deleted, Listed, Sources, merge};
-use crate::domain::page::{PageRequest, Position};
+use crate::domain::page::PageRequest;
 use crate::domain::{ObjectKey, Recording, SessionId, StoreKind};
 use crate::service::{ServiceError, Services};
 use crate::storage::tiered::{Listing, PrimaryError};
@@ -32,32 +32,6 @@ pub struct RecordingsPage {
     pub unavailable: Vec<StoreKind>,
 }
 
-/// One session in the list of sessions.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SessionSummary {
-    /// Its id.
-    pub session: SessionId,
-    /// Recordings in it.
-    pub count: usize,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Its newest recording's place in the list.
-    pub newest: Position,
-}
-
-/// One page of sessions.
-#[derive(Debug)]
-pub struct SessionsPage {
-    /// The page, the session with the newest recording first.
-    pub rows: Vec<SessionSummary>,
-    /// Sessions in all.
-    pub total: usize,
-    /// Where the next page begins.
-    pub next_cursor: Option<String>,
-    /// Stores that could not be asked.
-    pub unavailable: Vec<StoreKind>,
-}
-
 impl Services {
     /// The recordings of a session. Safe to drop.
     pub async fn list_recordings(
@@ -71,30 +45,7 @@ impl Services {
         Ok(RecordingsPage { rows, total, next_cursor, unavailable: merged.unavailable })
     }
 
-    /// All sessions. Safe to drop.
-    pub async fn list_sessions(&self, page: &PageRequest) -> Result<SessionsPage, ServiceError> {
-        let merged = self.merged(&ListScope::Everything).await?;
-        let mut sessions: BTreeMap<SessionId, SessionSummary> = BTreeMap::new();
-        for row in &merged.rows {
-            let session = row.recording.key.session.clone();
-            // Rows come newest first, so the first of a session is its newest.
-            let summary = sessions.entry(session.clone()).or_insert_with(|| SessionSummary {
-                newest: Position { time_us: row.position().time_us, name: session.to_string() },
-                session,
-                count: 0,
-                bytes: 0,
-            });
-            summary.count += 1;
-            summary.bytes += row.recording.size_bytes;
-        }
-        let mut rows: Vec<SessionSummary> = sessions.into_values().collect();
-        rows.sort_by(|a, b| b.newest.cmp(&a.newest));
-        let total = rows.len();
-        let (rows, next_cursor) = page.cut(rows, |row| row.newest.clone());
-        Ok(SessionsPage { rows, total, next_cursor, unavailable: merged.unavailable })
-    }
-
-    /// Everything in the scope. Safe to drop.
+    /// Everything in the scope, in memory. Safe to drop.
     pub async fn merged(&self, scope: &ListScope) -> Result<Merged, ServiceError> {
         let merged = self.merged_once(scope).await?;
         // A sync that moved it from the disk to the cloud while both were listed is no loss: the second look tells.

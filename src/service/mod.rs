@@ -17,6 +17,7 @@ pub mod list;
 mod peers;
 pub mod rebuild;
 pub mod recover;
+pub mod sessions;
 mod sync;
 pub mod upload;
 pub mod verify;

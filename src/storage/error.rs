@@ -126,6 +126,12 @@ impl StorageError {
         Self::certain(StoreKind::Local, kind, doing.to_owned()).because(error)
     }
 
+    /// Whether this user of the system has no right to it.
+    pub fn is_about_rights(&self) -> bool {
+        let error = self.source.as_deref().and_then(|source| source.downcast_ref::<std::io::Error>());
+        error.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+
     /// Whether doing the same again can help.
     pub fn retry(&self) -> Retry {
         match self.kind {

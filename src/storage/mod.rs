@@ -55,6 +55,15 @@ pub enum ListScope {
     Session(SessionId),
 }
 
+/// A part of a listing.
+#[derive(Debug)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// With which the next is asked for; `None` on the last page.
+    pub next: Option<String>,
+}
+
 /// An object opened for reading.
 pub struct OpenObject {
     /// What it is. `size_bytes` is of the whole object, whatever part was asked for.
@@ -127,6 +136,26 @@ pub trait ObjectStore: Send + Sync {
     async fn sessions(&self) -> Result<BTreeSet<SessionId>, StorageError> {
         let objects = self.list(&ListScope::Everything).await?;
         Ok(objects.into_iter().map(|object| object.key.session).collect())
+    }
+
+    /// As [`list`](Self::list), a bounded part at a time. A page may be empty and not the last; what changes meanwhile may
+    /// be told twice or not at all, what does not change is told once.
+    async fn list_page(
+        &self,
+        scope: &ListScope,
+        _after: Option<&str>,
+    ) -> Result<Page<StoredObject>, StorageError> {
+        Ok(Page { items: self.list(scope).await?, next: None })
+    }
+
+    /// As [`sessions`](Self::sessions), a bounded part at a time.
+    async fn session_page(&self, _after: Option<&str>) -> Result<Page<SessionId>, StorageError> {
+        Ok(Page { items: self.sessions().await?.into_iter().collect(), next: None })
+    }
+
+    /// When objects last came to or went from a session; nobody can set this time. `None` if the store cannot tell.
+    async fn changed_at(&self, _session: &SessionId) -> Result<Option<OffsetDateTime>, StorageError> {
+        Ok(None)
     }
 
     /// Whether a session has a place here that holds nothing at all and has been so since `before`. With `remove` the

@@ -13,8 +13,8 @@ use super::breaker::{Admission, Breaker, State};
 use super::pace::Pacer;
 use super::push::push;
 use super::{
-    Background, ForThisCall, Kind, ListScope, ObjectMeta, ObjectStore, Outcome, Probe, ResumePoint, Retry,
-    StorageError, chain,
+    Background, ForThisCall, Kind, ListScope, ObjectMeta, ObjectStore, Outcome, Page, Probe, ResumePoint,
+    Retry, StorageError, chain,
 };
 use crate::domain::merge::StoredObject;
 use crate::domain::{ObjectKey, SessionId, StoreKind};
@@ -357,6 +357,22 @@ impl TieredStore {
     pub async fn primary_sessions(&self) -> Result<BTreeSet<SessionId>, PrimaryError> {
         let primary = self.primary()?;
         asked(&primary.reads, primary.store.sessions()).await
+    }
+
+    /// The primary's objects of a scope, a page at a time.
+    pub async fn primary_page(
+        &self,
+        scope: &ListScope,
+        after: Option<&str>,
+    ) -> Result<Page<StoredObject>, PrimaryError> {
+        let primary = self.primary()?;
+        asked(&primary.reads, primary.store.list_page(scope, after)).await
+    }
+
+    /// The sessions of the primary, a page at a time.
+    pub async fn primary_session_page(&self, after: Option<&str>) -> Result<Page<SessionId>, PrimaryError> {
+        let primary = self.primary()?;
+        asked(&primary.reads, primary.store.session_page(after)).await
     }
 
     /// Asks both for one object, as a listing of at most one.

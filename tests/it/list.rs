@@ -336,3 +336,76 @@ async fn a_lost_catalogue_is_rebuilt_from_both_stores() {
     .await;
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sessions_of_a_large_bucket_are_listed_without_reading_all_of_it() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[PATIENT, &[("sync.interval", "60s")]].concat()).await;
+    eventually("the bucket was taken in", async || {
+        gateway.services.catalog.fact("bucket_taken_in").await.unwrap().is_some()
+    })
+    .await;
+    upload(&gateway, "big", 1000, 1).await;
+    for n in 0..8100 {
+        cloud.put_object(BUCKET, &format!("big/take{n:04}.webm"), b"x", "video/webm");
+    }
+    for n in 0..20 {
+        cloud.put_object(BUCKET, &format!("alone{n:02}/a.webm"), b"yz", "video/webm");
+        cloud.put_object(BUCKET, &format!("alone{n:02}/b.webm"), b"yz", "video/webm");
+    }
+    cloud.put_object(BUCKET, "deep/er/no recording.webm", b"x", "video/webm");
+    cloud.put_object(BUCKET, "known/by an app.webm", b"abc", "video/webm");
+    std::fs::create_dir_all(gateway.recordings_dir().join("known")).unwrap();
+    std::fs::write(gateway.recordings_dir().join("known/by hand.webm"), b"by hand").unwrap();
+    upload(&gateway, "known", 2000, 2).await;
+
+    cloud.forget_requests();
+    let page = gateway.get_json("/recordings?limit=5").await;
+    assert_eq!((&page["total_count"], &page["degraded"]), (&22.into(), &false.into()));
+    let ids: Vec<&str> =
+        page["sessions"].as_array().unwrap().iter().map(|s| s["session_id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["known", "alone19", "alone18", "alone17", "alone16"], "newest first");
+    let is_list = |r: &crate::support::fake_supabase::SeenRequest| r.path.contains("/object/list-v2/");
+    let asked = cloud.requests().iter().filter(|r| is_list(r)).count();
+    // Eight pages to learn that it is large, its folders, 21 folders without rows, and the known one on the page.
+    assert_eq!(asked, 8 + 1 + 21 + 1, "the large session is not on the page and is not read");
+
+    let sessions = all_pages(&gateway, "/recordings?limit=7", "sessions", 22).await;
+    let of = |id: &str| {
+        let found: Vec<_> = sessions.iter().filter(|s| s["session_id"] == id).collect();
+        assert_eq!(found.len(), 1, "{id}");
+        (found[0]["count"].as_u64().unwrap(), found[0]["bytes"].as_u64().unwrap())
+    };
+    assert_eq!((of("big"), of("known"), of("alone00")), ((8101, 9100), (3, 2010), (2, 4)));
+
+    // When the cloud goes away between, what is known is told.
+    cloud.fault(Fault::bad_gateway(), Matcher::any().path("/object/list-v2/").skip(9));
+    let page = gateway.get_json("/recordings?limit=1").await;
+    assert_eq!((&page["degraded"], &page["sessions"][0]["session_id"]), (&true.into(), &"known".into()));
+    assert_eq!(page["sessions"][0]["count"], 2, "the row and the file here");
+    cloud.clear_faults();
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_in_stays_when_the_rest_cannot_be_asked_for() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("sync.interval", "60s")]).await;
+    let mut answers = Vec::new();
+    for seed in 0..3 {
+        answers.push(upload(&gateway, "s", 1000, seed).await);
+    }
+    let dir = gateway.stop().await;
+    std::fs::remove_dir_all(dir.path().join("recordings/.catalog")).unwrap();
+    // One object that nobody gets to see.
+    let stubborn = answers[1]["filename"].as_str().unwrap();
+    let fault = cloud.fault(Fault::internal_error(), Matcher::any().path(stubborn));
+    let settings = crate::support::gateway::cloud_settings(&cloud);
+    let gateway = Gateway::start_in(dir, settings).await;
+    let rows = async || gateway.services.catalog.counts().await.unwrap().recordings;
+    eventually("the others have rows again", async || rows().await == 2).await;
+    assert!(gateway.services.catalog.fact("bucket_taken_in").await.unwrap().is_none());
+    fault.remove();
+    eventually("it has one too, once it can be seen", async || rows().await == 3).await;
+    gateway.stop().await;
+}

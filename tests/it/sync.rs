@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use recording_gateway::catalog::Work;
+use recording_gateway::domain::SessionId;
+use recording_gateway::service::rebuild::Seen;
 
 use crate::support::cloud::{BUCKET, reaches_the_bucket, rows, seen_uploads, uploads};
 use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
@@ -120,6 +122,35 @@ async fn a_file_that_is_still_being_copied_is_left_alone() {
     // The background may have looked just before.
     gateway.services.adopt_local().await.unwrap();
     reaches_the_bucket(&gateway, &cloud, "old/talk.webm", &webm(2000, 1)).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_did_not_change_is_not_looked_at_again() {
+    let gateway = Gateway::start(&[("sync.interval", "60s")]).await;
+    let dir = gateway.recordings_dir().join("old");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("a.webm"), webm(1000, 1)).unwrap();
+    // A file with two names is no recording, until the other name goes; its directory does not tell.
+    std::fs::write(dir.join("b.webm"), webm(1000, 2)).unwrap();
+    std::fs::hard_link(dir.join("b.webm"), gateway.recordings_dir().join(".elsewhere")).unwrap();
+    let (services, mut seen) = (&gateway.services, Seen::default());
+    assert_eq!(services.adopt_changed(&mut seen).await.unwrap(), 0, "it is fresh");
+    aged(&dir.join("a.webm"));
+    aged(&dir.join("b.webm"));
+    assert_eq!(services.adopt_changed(&mut seen).await.unwrap(), 1, "what was too fresh is not forgotten");
+    let session = SessionId::parse("old").unwrap();
+    eventually("its directory is old enough to be believed", async || {
+        let changed = services.stores.fallback().changed_at(&session).await.unwrap().unwrap();
+        time::OffsetDateTime::now_utc() - changed > time::Duration::seconds(4)
+    })
+    .await;
+    assert_eq!(services.adopt_changed(&mut seen).await.unwrap(), 0);
+    std::fs::remove_file(gateway.recordings_dir().join(".elsewhere")).unwrap();
+    assert_eq!(services.adopt_changed(&mut seen).await.unwrap(), 0, "nothing changed as far as it can see");
+    std::fs::write(dir.join("c.webm"), webm(1000, 3)).unwrap();
+    aged(&dir.join("c.webm"));
+    assert_eq!(services.adopt_changed(&mut seen).await.unwrap(), 2, "a change makes it look at all of it");
     gateway.stop().await;
 }
 

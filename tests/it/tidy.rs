@@ -230,6 +230,20 @@ fn no_statement_is_prepared_by_name() {
     }
 }
 
+/// A catalogue or a bucket of millions does not fit into memory: it is gone through in parts.
+#[test]
+fn nothing_asks_for_everything_at_once() {
+    for source in sources() {
+        for (at, _) in source.code().match_indices("ListScope::Everything") {
+            let before: String = source.code()[..at].split_whitespace().collect();
+            let in_parts = before.ends_with("primary_page(&")
+                || source.room() == "storage"
+                || source.room() == "catalog";
+            assert!(in_parts, "src/{}: everything is asked for a page at a time", source.path);
+        }
+    }
+}
+
 #[test]
 fn files_say_what_they_are_and_stay_short() {
     for source in sources() {

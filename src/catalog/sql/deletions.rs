@@ -100,6 +100,12 @@ impl Deletions for SqlCatalog {
         Ok(Some(Tombstone { pending, held_by: other(row.try_get(2)?, &self.gateway) }))
     }
 
+    async fn has_tombstones(&self) -> Result<bool> {
+        let found =
+            sql("SELECT 1 FROM tombstones LIMIT 1").fetch_optional(&mut *self.snapshot().await?).await?;
+        Ok(found.is_some())
+    }
+
     async fn pending_here(&self, session: &SessionId) -> Result<Vec<ObjectKey>> {
         let rows = sql("SELECT session_id, filename FROM tombstones
              WHERE session_id = $1 AND pending_local = 1 AND local_gateway = $2")

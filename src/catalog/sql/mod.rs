@@ -10,6 +10,7 @@ mod audit;
 mod deletions;
 mod gateways;
 mod jobs;
+mod listings;
 mod migrations;
 mod recordings;
 mod requests;

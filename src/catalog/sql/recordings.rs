@@ -1,14 +1,18 @@
 //! Recordings and their names.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of};
-use super::{Lost, Result, SqlCatalog, Tx, audit, jobs, sql};
+use super::{Lost, Result, SqlCatalog, Tx, audit, jobs, listings, sql};
 use crate::catalog::{
-    Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Origin, Recordings, RequestKey, View,
+    Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Names, Origin, Recordings, RequestKey,
+    SessionsSeen, View,
 };
 use crate::domain::merge::Deleted;
+use crate::domain::page::Position;
 use crate::domain::recording::micros;
 use crate::domain::{
     ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreSet,
@@ -308,6 +312,18 @@ impl Recordings for SqlCatalog {
         .fetch_all(&mut *self.snapshot().await?)
         .await?;
         rows.iter().map(session_of).collect()
+    }
+
+    async fn recorded_sessions(&self, sessions: &[SessionId]) -> Result<HashSet<SessionId>> {
+        listings::recorded_sessions(&mut self.snapshot().await?, sessions).await
+    }
+
+    async fn sessions_page(&self, after: Option<&Position>, limit: usize) -> Result<SessionsSeen> {
+        listings::sessions_page(&mut self.snapshot().await?, self.dialect, after, limit).await
+    }
+
+    async fn names(&self, keys: &[ObjectKey]) -> Result<Names> {
+        listings::names(&mut self.snapshot().await?, keys).await
     }
 
     async fn view(&self, scope: &ListScope) -> Result<View> {

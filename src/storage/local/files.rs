@@ -174,6 +174,14 @@ impl Files {
         Ok(removed)
     }
 
+    /// By the directory's ctime: the mtime can be set, as tools that copy whole trees do.
+    pub(super) fn changed_at(&self, session: &SessionId) -> io::Result<Option<OffsetDateTime>> {
+        let Some(dir) = self.session_dir(session)? else { return Ok(None) };
+        let stat = rustix::fs::fstat(&dir)?;
+        let ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
+        Ok(OffsetDateTime::from_unix_timestamp_nanos(ns).ok())
+    }
+
     pub(super) fn empty_session(
         &self,
         session: &SessionId,

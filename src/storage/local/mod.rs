@@ -128,6 +128,11 @@ impl ObjectStore for LocalStore {
         self.blocking("cannot list the directory", Files::sessions).await
     }
 
+    async fn changed_at(&self, session: &SessionId) -> Result<Option<OffsetDateTime>, StorageError> {
+        let session = session.clone();
+        self.blocking("cannot look at the directory", move |files| files.changed_at(&session)).await
+    }
+
     async fn empty_session(
         &self,
         session: &SessionId,

@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 pub use self::client::Access;
 use self::client::Client;
 use super::exact::exactly;
-use super::{Background, Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError};
+use super::{Background, Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Page, Probe, StorageError};
 use crate::domain::merge::StoredObject;
 use crate::domain::{ObjectKey, SessionId, StoreKind};
 use crate::spool::SpoolReader;
@@ -93,22 +93,41 @@ impl SupabaseStore {
     ) -> Result<(), StorageError> {
         let mut cursor = None::<String>;
         loop {
-            let mut page = self.client.list_page(prefix, cursor.as_deref(), with_delimiter).await?;
-            let (has_next, next) = (page.has_next, page.next_cursor.take());
+            let (page, next) = self.page(prefix, cursor.as_deref(), with_delimiter).await?;
             each(page);
-            if !has_next {
+            if next.is_none() {
                 return Ok(());
-            }
-            // A list that does not get on would be asked for ever.
-            if next.is_none() || next == cursor {
-                return Err(StorageError::certain(
-                    StoreKind::Supabase,
-                    Kind::Nonsense,
-                    "its list says that there is more and does not get on",
-                ));
             }
             cursor = next;
         }
+    }
+
+    /// One page, and the cursor of the next.
+    async fn page(
+        &self,
+        prefix: &str,
+        cursor: Option<&str>,
+        with_delimiter: bool,
+    ) -> Result<(wire::ListBody, Option<String>), StorageError> {
+        let mut page = self.client.list_page(prefix, cursor, with_delimiter).await?;
+        let (has_next, next) = (page.has_next, page.next_cursor.take());
+        // A list that does not get on would be asked for ever.
+        if has_next && (next.is_none() || next.as_deref() == cursor) {
+            return Err(StorageError::certain(
+                StoreKind::Supabase,
+                Kind::Nonsense,
+                "its list says that there is more and does not get on",
+            ));
+        }
+        Ok((page, next.filter(|_| has_next)))
+    }
+}
+
+/// The start of the keys of a scope.
+fn prefix(scope: &ListScope) -> String {
+    match scope {
+        ListScope::Everything => String::new(),
+        ListScope::Session(session) => format!("{session}/"),
     }
 }
 
@@ -213,16 +232,12 @@ impl ObjectStore for SupabaseStore {
     }
 
     async fn list(&self, scope: &ListScope) -> Result<Vec<StoredObject>, StorageError> {
-        let prefix = match scope {
-            ListScope::Everything => String::new(),
-            ListScope::Session(session) => format!("{session}/"),
-        };
         let mut objects = BTreeMap::new();
         let collect = |page: wire::ListBody| {
             let found = page.objects.into_iter().filter_map(wire::ListedObject::into_object);
             objects.extend(found.map(|object| (object.key.clone(), object)));
         };
-        self.all_pages(&prefix, false, collect).await?;
+        self.all_pages(&prefix(scope), false, collect).await?;
         Ok(objects.into_values().collect())
     }
 
@@ -230,6 +245,21 @@ impl ObjectStore for SupabaseStore {
         let mut sessions = BTreeSet::new();
         self.all_pages("", true, |page| sessions.extend(page.sessions())).await?;
         Ok(sessions)
+    }
+
+    async fn list_page(
+        &self,
+        scope: &ListScope,
+        after: Option<&str>,
+    ) -> Result<Page<StoredObject>, StorageError> {
+        let (page, next) = self.page(&prefix(scope), after, false).await?;
+        let items = page.objects.into_iter().filter_map(wire::ListedObject::into_object).collect();
+        Ok(Page { items, next })
+    }
+
+    async fn session_page(&self, after: Option<&str>) -> Result<Page<SessionId>, StorageError> {
+        let (page, next) = self.page("", after, true).await?;
+        Ok(Page { items: page.sessions().collect(), next })
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError> {

@@ -7,6 +7,7 @@ use recording_gateway::catalog::{
     Gateways, Job, JobKind, JobQuery, JobState, Jobs, Mend, Origin, QueueSyncs, Recordings, RequestKey,
     Requests, SqlCatalog, Work, sqlite,
 };
+use recording_gateway::domain::page::Position;
 use recording_gateway::domain::{
     ContentDigest, Durability, Filename, GatewayId, NameStem, ObjectKey, Recording, RecordingType, SessionId,
     StoreKind, StoreSet,
@@ -252,6 +253,59 @@ async fn what_others_brought_is_adopted_once_on(place: Place) {
     let (filename, _) = reserve(&catalog, &session("s"), &at, 1).await;
     let reserved = recording(&ObjectKey::new(session("s"), filename), StoreKind::Supabase);
     assert_eq!(catalog.adopt(&[reserved], true, &by()).await.unwrap(), 0);
+}
+
+story!(parts_add_up_to_everything, parts_add_up_to_everything_on);
+
+async fn parts_add_up_to_everything_on(place: Place) {
+    let catalog = place.open().await;
+    // Times that are equal, ids of which one begins as the other and that differ in case: only bytes order them.
+    let ids = ["S", "s", "s-1", "s.1", "s1", "T", "t"];
+    let mut rows = Vec::new();
+    for (n, id) in ids.into_iter().enumerate() {
+        for take in 0..=n {
+            let key = ObjectKey::parse(&format!("{id}/{take}.webm")).unwrap();
+            let seconds = if n < 5 { 0 } else { take as i64 };
+            let uploaded_at = datetime!(2024-12-01 14:30:22 UTC) + time::Duration::seconds(seconds);
+            let size_bytes = 10 + take as u64;
+            rows.push(Recording { uploaded_at, size_bytes, ..recording(&key, StoreKind::Supabase) });
+        }
+    }
+    catalog.adopt(&rows, true, &by()).await.unwrap();
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let page = catalog.sessions_page(after.as_ref(), 3).await.unwrap();
+        assert_eq!((page.sessions, page.recordings), (7, rows.len() as u64), "all, not the page");
+        let Some(last) = page.rows.last() else { break };
+        after = Some(Position { time_us: last.newest_us, name: last.session.to_string() });
+        seen.extend(page.rows);
+    }
+    let ordered: Vec<&str> = seen.iter().map(|row| row.session.as_str()).collect();
+    assert_eq!(ordered, ["t", "T", "s1", "s.1", "s-1", "s", "S"]);
+    assert_eq!((seen[0].count, seen[0].bytes), (7, 70 + 21));
+
+    // More names than are asked for at once.
+    let (gone, kept) = (rows[1].key.clone(), rows[2].key.clone());
+    entomb(&catalog, &gone, StoreSet::only(StoreKind::Supabase)).await;
+    catalog.entomb_session(&session("u"), &by()).await.unwrap();
+    let (filename, _) = reserve(&catalog, &session("v"), &stem(datetime!(2024-12-01 14:30:22 UTC)), 1).await;
+    let reserved = ObjectKey::new(session("v"), filename);
+    let unknown = (0..1200).map(|n| ObjectKey::parse(&format!("u/{n}.webm")).unwrap());
+    let asked: Vec<ObjectKey> = unknown.chain([gone.clone(), kept.clone(), reserved.clone()]).collect();
+    let names = catalog.names(&asked).await.unwrap();
+    assert_eq!(names.recorded, [kept].into());
+    assert_eq!(names.deleted.keys, [gone].into());
+    assert_eq!(names.reserved, [reserved.clone()].into());
+    assert_eq!(names.deleted.sessions.keys().collect::<Vec<_>>(), [&session("u")]);
+    assert_eq!(asked.iter().filter(|key| names.lack(key)).count(), 1200);
+    let hidden = catalog.sessions_page(None, 1).await.unwrap().hidden;
+    assert_eq!(hidden.keys, [reserved].into());
+    assert!(hidden.sessions.contains_key(&session("u")));
+
+    let strangers = (0..1200).map(|n| session(&format!("nobody{n}")));
+    let asked: Vec<SessionId> = strangers.chain([session("t"), session("u")]).collect();
+    assert_eq!(catalog.recorded_sessions(&asked).await.unwrap(), [session("t")].into());
+    assert!(catalog.has_tombstones().await.unwrap());
 }
 
 story!(jobs_are_leased_to_one_at_a_time, jobs_are_leased_to_one_at_a_time_on);

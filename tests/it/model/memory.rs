@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use recording_gateway::domain::merge::Listed;
+use recording_gateway::domain::page::{PageRequest, Position};
 use recording_gateway::domain::{ObjectKey, SessionId, StoreKind};
 use recording_gateway::service::{ServiceError, Services};
 use recording_gateway::storage::ListScope;
@@ -121,6 +122,7 @@ impl Memory {
         assert!(merged.unavailable.is_empty(), "the cloud is fine and is not asked");
         let listed: BTreeMap<ObjectKey, Listed> =
             merged.rows.into_iter().map(|row| (row.recording.key.clone(), row)).collect();
+        check_sessions(services, &listed).await;
         for (key, known) in &self.known {
             match listed.get(key) {
                 Some(row) if known.live => assert!(!row.missing, "listed as missing: {key}"),
@@ -239,4 +241,26 @@ impl Memory {
             }
         }
     }
+}
+
+/// The list of sessions, in pages of two, says what the list of everything adds up to.
+async fn check_sessions(services: &Services, listed: &BTreeMap<ObjectKey, Listed>) {
+    let mut expected: BTreeMap<&SessionId, (u64, u64)> = BTreeMap::new();
+    for (key, row) in listed {
+        let (count, bytes) = expected.entry(&key.session).or_default();
+        (*count, *bytes) = (*count + 1, *bytes + row.recording.size_bytes);
+    }
+    let (mut found, mut page) = (BTreeMap::new(), PageRequest { limit: 2, after: None });
+    loop {
+        let answer = services.list_sessions(&page).await.unwrap();
+        assert_eq!(answer.total as usize, expected.len(), "sessions in all");
+        for row in answer.rows {
+            assert!(found.insert(row.session, (row.count, row.bytes)).is_none(), "a session twice");
+        }
+        let Some(cursor) = answer.next_cursor else { break };
+        page.after = Some(Position::from_cursor(&cursor).unwrap());
+    }
+    let expected: BTreeMap<SessionId, (u64, u64)> =
+        expected.into_iter().map(|(session, totals)| (session.clone(), totals)).collect();
+    assert_eq!(found, expected, "the sessions and what is in them");
 }
