@@ -25,7 +25,7 @@ const SEQUENCES: u64 = 4_000;
 /// Sequences with two gateways on one PostgreSQL.
 const SHARED: u64 = 300;
 /// More than cores: a sequence also waits.
-const THREADS: usize = 3;
+const THREADS: usize = 2;
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
