@@ -91,6 +91,30 @@ impl SqlCatalog {
         Ok(tx.commit().await?)
     }
 
+    /// Reserves a name that is free.
+    async fn keep_name(
+        &self,
+        tx: &mut Tx,
+        key: &ObjectKey,
+        upload_id: &str,
+        request: Option<&RequestKey>,
+    ) -> Result<()> {
+        sql(
+            "INSERT INTO reservations (session_id, filename, gateway, process, upload_id, scope, request_key)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(self.gateway.as_str())
+        .bind(self.process.as_str())
+        .bind(upload_id)
+        .bind(request.map(|request| request.scope.as_str()))
+        .bind(request.map(|request| request.key.as_str()))
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+
     /// Who holds the local copy of a recording that this gateway stores so.
     fn holder(&self, stores: StoreSet) -> Option<&str> {
         stores.local.then_some(self.gateway.as_str())
@@ -139,25 +163,13 @@ impl Recordings for SqlCatalog {
     ) -> Result<(Filename, u32)> {
         let mut tx = self.begin_for(session).await?;
         let (filename, n) = Self::free_name(&mut tx, session, stem, first).await?;
-        sql(
-            "INSERT INTO reservations (session_id, filename, gateway, process, upload_id, scope, request_key)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(session.as_str())
-        .bind(filename.as_str())
-        .bind(self.gateway.as_str())
-        .bind(self.process.as_str())
-        .bind(upload_id)
-        .bind(request.map(|request| request.scope.as_str()))
-        .bind(request.map(|request| request.key.as_str()))
-        .execute(&mut *tx)
-        .await?;
+        let key = ObjectKey::new(session.clone(), filename);
+        self.keep_name(&mut tx, &key, upload_id, request).await?;
         if let Err(error) = tx.commit().await {
-            let (key, upload_id) = (ObjectKey::new(session.clone(), filename), upload_id.to_owned());
-            self.remember_lost(Lost::Reservation { key, upload_id });
+            self.remember_lost(Lost::Reservation { key, upload_id: upload_id.to_owned() });
             return Err(error.into());
         }
-        Ok((filename, n))
+        Ok((key.filename, n))
     }
 
     async fn release(&self, key: &ObjectKey) -> Result<()> {
@@ -241,9 +253,10 @@ impl Recordings for SqlCatalog {
         Ok(recording)
     }
 
-    async fn retract(&self, key: &ObjectKey, request: Option<&RequestKey>) -> Result<()> {
+    async fn retract(&self, key: &ObjectKey, upload_id: &str, request: Option<&RequestKey>) -> Result<()> {
         let mut tx = self.begin_for(&key.session).await?;
         Self::drop_row(&mut tx, key).await?;
+        self.keep_name(&mut tx, key, upload_id, request).await?;
         jobs::drop_open(&mut tx, "sync", key).await?;
         if let Some(request) = request {
             sql("UPDATE idempotent_requests SET fingerprint = NULL, answer = NULL

@@ -247,12 +247,14 @@ impl Complete {
                     return Ok(receipt);
                 }
                 Err(error) => {
-                    if let Err(error) = self.services.catalog.retract(&key, self.request.as_ref()).await {
+                    let (id, request) = (&self.meta.upload_id, self.request.as_ref());
+                    if let Err(error) = self.services.catalog.retract(&key, id, request).await {
                         // Promised after all, perhaps.
                         self.leave_unsure();
                         return Err(error.into());
                     }
                     (self.leftovers.request, self.leftovers.object) = (self.request.take(), object);
+                    self.leftovers.names.push(key);
                     if error.kind != Kind::AlreadyExists {
                         return Err(error.into());
                     }

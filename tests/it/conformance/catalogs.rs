@@ -492,10 +492,13 @@ async fn a_name_is_found_on(place: Place) {
     let wanted: Vec<String> = (2..=11).map(|n| stem.nth(n).to_string()).collect();
     assert_eq!(names, wanted, "each its own, none the reserved one");
     let key = ObjectKey::new(s.clone(), stem.nth(5));
-    catalog.retract(&key, None).await.unwrap();
+    catalog.retract(&key, "u1", None).await.unwrap();
     assert_eq!(catalog.get(&key).await.unwrap(), None);
     let counts = catalog.counts().await.unwrap();
     assert_eq!((counts.recordings, counts.jobs), (9, 9), "as if it had never been");
+    let reserved = catalog.names(std::slice::from_ref(&key)).await.unwrap().reserved;
+    assert!(reserved.contains(&key), "the bucket may have something under its name");
+    catalog.release(&key).await.unwrap();
     assert_eq!(catalog.commit(arrival(), &by()).await.unwrap().key, key);
     let found = catalog.get_by_upload("u1").await.unwrap().unwrap();
     assert_eq!(found.upload_id, "u1");
@@ -717,7 +720,7 @@ async fn a_parent_on(place: Place) {
     let key = ObjectKey::parse("u/0.webm").unwrap();
     keep_as_part(&catalog, &key, &empty.id).await;
     assert_eq!(state().await, JobState::Running);
-    catalog.retract(&key, None).await.unwrap();
+    catalog.retract(&key, "u", None).await.unwrap();
     assert_eq!(state().await, JobState::Done, "an upload that could not be kept leaves nothing to wait for");
 }
 

@@ -64,7 +64,7 @@ fn shrunk(mut steps: Vec<Step>, fails: impl Fn(&[Step]) -> bool) -> Vec<Step> {
 
 fn run(name: &str, count: u64, gateways: u8, database: &(dyn Fn(u64) -> Option<Url> + Sync)) {
     let (first, count) = match setting("TESTS_SEED") {
-        Some(seed) => (seed, 1),
+        Some(seed) => (seed, setting("TESTS_SEQUENCES").unwrap_or(1)),
         None => (1, setting("TESTS_SEQUENCES").unwrap_or(count)),
     };
     let began = std::time::Instant::now();

@@ -186,6 +186,9 @@ impl World {
             }
             Action::Delete(target) => {
                 if let Some(key) = self.target(target) {
+                    if self.is_unseen(step, &key) {
+                        self.memory.unseen.insert(key.clone());
+                    }
                     let done = self.perform(step, |services| {
                         let key = key.clone();
                         async move { services.delete_recording(&key).await.map(|_| ()) }
@@ -345,6 +348,15 @@ impl World {
     fn entombed(&self, key: &ObjectKey) -> bool {
         let process = &self.processes[0];
         process.run(process.services.catalog.tombstone(key)).unwrap().is_some()
+    }
+
+    /// Whether it is only on the disk of another gateway, which did not take it in yet.
+    fn is_unseen(&self, step: Step, key: &ObjectKey) -> bool {
+        let at = usize::from(step.gateway) % self.processes.len();
+        let process = &self.processes[at];
+        let dropped_at = self.memory.known.get(key).and_then(|known| known.dropped_at);
+        dropped_at.is_some_and(|home| home != at)
+            && process.run(process.services.catalog.get(key)).unwrap().is_none()
     }
 
     fn deleted(&mut self, step: Step, key: ObjectKey, done: Option<Result<(), ServiceError>>) {

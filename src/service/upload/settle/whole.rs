@@ -145,6 +145,9 @@ impl Complete {
         } else {
             PrimaryError::NotConfigured
         };
+        // Its object may be in the bucket: if this fails, or ends under another name, that belongs to nobody.
+        self.leftovers.object.clone_from(&name);
+        self.leftovers.names.extend(name.clone());
         self.keep_here(name, why).await.map(|_| ())
     }
 }
