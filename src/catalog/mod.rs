@@ -312,6 +312,17 @@ pub trait Recordings: Send + Sync {
     /// a request asks for more than a session.
     async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
 
+    /// Recordings that [follow their file](Recording::follows_its_file), at most `limit` of those after a name, by name.
+    async fn following(
+        &self,
+        after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<Recording>, CatalogError>;
+
+    /// Such a row says what its file is now: `as_it_is`, with the size and time of it. `false` if it follows no file any
+    /// more, or is gone.
+    async fn follow(&self, as_it_is: &Recording) -> Result<bool, CatalogError>;
+
     /// Notes where the copies are now, and their digest. `false` if there is no such recording any more: then it was
     /// deleted meanwhile, and whoever just made a copy has to remove it.
     async fn mark_stored(

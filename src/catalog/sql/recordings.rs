@@ -19,6 +19,9 @@ use crate::domain::{
 };
 use crate::storage::ListScope;
 
+/// Files that came in past the gateway and of whose bytes nobody was promised anything. An index has just these.
+const FOLLOWS: &str = "upload_id = '' AND sha256 IS NULL AND in_supabase = 0";
+
 impl SqlCatalog {
     async fn is_taken(tx: &mut Tx, session: &SessionId, filename: &Filename) -> Result<bool> {
         let taken = sql("SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2
@@ -352,6 +355,39 @@ impl Recordings for SqlCatalog {
             },
             reserved: reserved.iter().map(key_of).collect::<Result<_>>()?,
         })
+    }
+
+    async fn following(&self, after: Option<&ObjectKey>, limit: usize) -> Result<Vec<Recording>> {
+        let (session, filename) = after.map_or(("", ""), |key| (key.session.as_str(), key.filename.as_str()));
+        let rows = sql(AssertSqlSafe(format!(
+            "SELECT {RECORDING_COLUMNS} FROM recordings WHERE {FOLLOWS} AND local_gateway = $3
+                 AND (session_id, filename) > ($1, $2) ORDER BY session_id, filename LIMIT $4"
+        )))
+        .bind(session)
+        .bind(filename)
+        .bind(self.gateway.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *self.snapshot().await?)
+        .await?;
+        rows.iter().map(|row| recording_of(row, &self.gateway)).collect()
+    }
+
+    async fn follow(&self, as_it_is: &Recording) -> Result<bool> {
+        let key = &as_it_is.key;
+        let mut tx = self.begin_for(&key.session).await?;
+        let followed = sql(AssertSqlSafe(format!(
+            "UPDATE recordings SET size_bytes = $4, uploaded_at = $5
+             WHERE session_id = $1 AND filename = $2 AND {FOLLOWS} AND local_gateway = $3"
+        )))
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(self.gateway.as_str())
+        .bind(i64::try_from(as_it_is.size_bytes).unwrap_or(i64::MAX))
+        .bind(micros(as_it_is.uploaded_at))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(followed.rows_affected() > 0)
     }
 
     async fn mark_stored(

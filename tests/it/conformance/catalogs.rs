@@ -255,6 +255,35 @@ async fn what_others_brought_is_adopted_once_on(place: Place) {
     assert_eq!(catalog.adopt(&[reserved], true, &by()).await.unwrap(), 0);
 }
 
+story!(rows_follow_files_that_nobody_was_promised, following_on);
+
+async fn following_on(place: Place) {
+    let catalog = place.open().await;
+    let key = |name: &str| ObjectKey::parse(&format!("s/{name}.webm")).unwrap();
+    let dropped = |name: &str| Recording {
+        upload_id: String::new(),
+        sha256: None,
+        ..recording(&key(name), StoreKind::Local)
+    };
+    let uploaded = recording(&key("uploaded"), StoreKind::Local);
+    let found = [dropped("a"), dropped("b"), dropped("sent"), uploaded.clone()];
+    assert_eq!(catalog.adopt(&found, false, &by()).await.unwrap(), 4);
+    let both = StoreSet { supabase: true, local: true };
+    let digest = ContentDigest::from_bytes([7; 32]);
+    assert!(catalog.mark_stored(&key("sent"), both, Durability::Cloud, digest, &by()).await.unwrap());
+    assert_eq!(catalog.following(None, 1).await.unwrap(), [dropped("a")]);
+    assert_eq!(catalog.following(Some(&key("a")), 9).await.unwrap(), [dropped("b")]);
+    let uploaded_at = datetime!(2025-01-02 03:04:05 UTC);
+    let grown = Recording { size_bytes: 77, uploaded_at, ..dropped("a") };
+    assert!(catalog.follow(&grown).await.unwrap());
+    assert_eq!(catalog.get(&key("a")).await.unwrap(), Some(grown.clone()));
+    for name in ["sent", "uploaded", "nobody"] {
+        let other = Recording { key: key(name), ..grown.clone() };
+        assert!(!catalog.follow(&other).await.unwrap(), "{name}");
+    }
+    assert_eq!(catalog.get(&key("uploaded")).await.unwrap(), Some(uploaded));
+}
+
 story!(parts_add_up_to_everything, parts_add_up_to_everything_on);
 
 async fn parts_add_up_to_everything_on(place: Place) {
