@@ -237,12 +237,34 @@ pub struct Counts {
     pub oldest_unsynced_us: Option<i64>,
     /// Recordings that the cloud will not take.
     pub parked: u64,
-    /// Jobs that wait.
+    /// Jobs that wait or run, parents aside.
     pub jobs: u64,
 }
 
 /// The port: everything the use cases ask of a catalogue.
 pub trait Catalog: Recordings + Deletions + Jobs + Requests + Audit + Gateways {}
+    /// The same and parked ones, by kind.
+    pub by_kind: [JobTally; JobTally::KINDS.len()],
+    /// Deletions that failed [often](STUCK_AFTER): a store keeps what was deleted, most likely because it refuses.
+    pub stuck_deletions: u64,
+}
+
+/// Tries after which a deletion that still fails is told to operators. It is tried on. A cloud that is away is left alone
+/// before that, and being left alone is no try.
+pub const STUCK_AFTER: i64 = 3;
+
+/// Jobs of one kind.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct JobTally {
+    /// Those that wait or run.
+    pub open: u64,
+    /// Those that are parked.
+    pub parked: u64,
+}
+
+impl JobTally {
+    /// The kinds that are done by themselves, as [`Counts::by_kind`] has them.
+    pub const KINDS: [&str; 4] = ["sync", "delete", "delete_local", "delete_session"];
 
 impl<T: Recordings + Deletions + Jobs + Requests + Audit + Gateways> Catalog for T {}
 
