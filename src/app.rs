@@ -465,6 +465,7 @@ fn check_unsynced(counts: &Counts) -> CheckLine {
         CheckLine::warning(
             "unsynced",
             detail,
+            check_deletions(&counts),
             "see what the line about the cloud says, and whether a gateway runs",
         )
     }
@@ -506,6 +507,17 @@ async fn check_cloud(config: &Config) -> CheckLine {
         Err(error) => {
             let remedy = match error.kind {
                 Kind::Unauthorized => {
+fn check_deletions(counts: &Counts) -> CheckLine {
+    match counts.stuck_deletions {
+        0 => CheckLine::ok("deletions", "none fails again and again"),
+        stuck => CheckLine::warning(
+            "deletions",
+            format!("{stuck} failed several times: a store keeps what was deleted"),
+            "`jobs ls --kind delete` tells why; the key may lack the right to delete",
+        ),
+    }
+}
+
                     "copy the service role key again from Project Settings > API".to_owned()
                 }
                 Kind::BucketMissing => {

@@ -237,12 +237,34 @@ pub struct Counts {
     pub oldest_unsynced_us: Option<i64>,
     /// Recordings that the cloud will not take.
     pub parked: u64,
-    /// Jobs that wait.
+    /// Jobs that wait or run, parents aside.
     pub jobs: u64,
 }
 
 /// The port: everything the use cases ask of a catalogue.
 pub trait Catalog: Recordings + Deletions + Jobs + Requests + Audit + Gateways {}
+    /// The same and parked ones, by kind.
+    pub by_kind: [JobTally; JobTally::KINDS.len()],
+    /// Deletions that failed [often](STUCK_AFTER): a store keeps what was deleted, most likely because it refuses.
+    pub stuck_deletions: u64,
+}
+
+/// Tries after which a deletion that still fails is told to operators. It is tried on. A cloud that is away is left alone
+/// before that, and being left alone is no try.
+pub const STUCK_AFTER: i64 = 3;
+
+/// Jobs of one kind.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct JobTally {
+    /// Those that wait or run.
+    pub open: u64,
+    /// Those that are parked.
+    pub parked: u64,
+}
+
+impl JobTally {
+    /// The kinds that are done by themselves, as [`Counts::by_kind`] has them.
+    pub const KINDS: [&str; 4] = ["sync", "delete", "delete_local", "delete_session"];
 
 impl<T: Recordings + Deletions + Jobs + Requests + Audit + Gateways> Catalog for T {}
 
@@ -317,6 +339,17 @@ pub trait Recordings: Send + Sync {
     /// Everything in the scope, at one moment. All of it is held in memory: nothing that runs by itself or answers
     /// a request asks for more than a session.
     async fn view(&self, scope: &ListScope) -> Result<View, CatalogError>;
+
+    /// Recordings that [follow their file](Recording::follows_its_file), at most `limit` of those after a name, by name.
+    async fn following(
+        &self,
+        after: Option<&ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<Recording>, CatalogError>;
+
+    /// Such a row says what its file is now: `as_it_is`, with the size and time of it. `false` if it follows no file any
+    /// more, or is gone.
+    async fn follow(&self, as_it_is: &Recording) -> Result<bool, CatalogError>;
 
     /// Notes where the copies are now, and their digest. `false` if there is no such recording any more: then it was
     /// deleted meanwhile, and whoever just made a copy has to remove it.

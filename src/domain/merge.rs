@@ -6,6 +6,7 @@
 //! - one name is one row, with the stores that really hold it; with a row in the catalogue a copy counts only if it
 //!   has the row's size (a short object in the bucket is no copy), and beside a store that the row names only if it
 //!   carries the row's upload id (a file of the same size may be another recording's);
+//! - a file of whose bytes nobody was promised anything is as it is now, whatever the row says of it;
 //! - a store that could not be asked is believed to hold what the catalogue says it holds;
 //! - a row whose bytes no store has is shown as missing, not dropped: a listing that hides a loss is a lie.
 
@@ -97,6 +98,16 @@ impl Listed {
     }
 }
 
+/// Makes a row say what its file is now. `false` if it did already, or does not follow the file.
+pub fn follow(row: &mut Recording, file: &StoredObject) -> bool {
+    let now = (file.size_bytes, super::recording::to_microseconds(file.modified_at));
+    let differs = row.follows_its_file() && (row.size_bytes, row.uploaded_at) != now;
+    if differs {
+        (row.size_bytes, row.uploaded_at) = now;
+    }
+    differs
+}
+
 #[derive(Default)]
 struct Found {
     row: Option<Recording>,
@@ -150,6 +161,9 @@ fn known(
     local: Option<StoredObject>,
     cloud_asked: bool,
 ) -> Listed {
+    if let Some(file) = &local {
+        follow(&mut row, file);
+    }
     let sized = |object: Option<&StoredObject>| object.is_some_and(|o| o.size_bytes == row.size_bytes);
     let is_ours =
         |o: &StoredObject| !row.upload_id.is_empty() && o.upload_id.as_ref() == Some(&row.upload_id);

@@ -120,6 +120,13 @@ pub struct Recording {
 }
 
 impl Recording {
+    /// Whether it is a file that came in past the gateway and of whose bytes nobody was promised anything yet: it is what
+    /// that file is.
+    pub fn follows_its_file(&self) -> bool {
+        let only_here = self.stores.local && !self.stores.supabase && self.held_by.is_none();
+        only_here && self.upload_id.is_empty() && self.sha256.is_none()
+    }
+
     /// Names its bytes, in quotes as HTTP writes it: the same from every gateway on one catalogue.
     pub fn entity_tag(&self) -> String {
         match self.sha256 {

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::Edge;
 use crate::runtime::metrics;
-use crate::service::health::{Health, oldest_unsynced_seconds};
+use crate::service::health::{Health, JobTally, oldest_unsynced_seconds};
 use crate::storage::breaker::State as Breaker;
 
 /// Whether the gateway lives.
@@ -88,6 +88,10 @@ pub(super) async fn get_metrics(State(edge): State<Edge>) -> Response {
         metrics::set_gauge("gateway_unsynced_oldest_seconds", oldest_unsynced_seconds(&counts));
         metrics::set_gauge("gateway_parked_recordings", counts.parked as f64);
         metrics::set_gauge("gateway_jobs_waiting", counts.jobs as f64);
+        metrics::set_gauge("gateway_stuck_deletions", counts.stuck_deletions as f64);
+        for (kind, jobs) in JobTally::KINDS.into_iter().zip(counts.by_kind) {
+            metrics::set_unfinished(kind, jobs.open, jobs.parked);
+        }
     }
     if let Ok(figures) = edge.services.room.figures() {
         metrics::set_gauge("gateway_disk_free_bytes", figures.free as f64);

@@ -55,6 +55,14 @@ pub fn init() {
         describe_gauge!("gateway_unsynced_oldest_seconds", Unit::Seconds, "Age of the oldest of them");
         describe_gauge!("gateway_parked_recordings", "Recordings the cloud will not take");
         describe_gauge!("gateway_jobs_waiting", "Jobs that wait or run");
+        describe_gauge!(
+            "gateway_unfinished_jobs",
+            "Jobs by kind and state (open: they wait or run; parked: somebody has to change something)"
+        );
+        describe_gauge!(
+            "gateway_stuck_deletions",
+            "Deletions that failed several times: the cloud or the disk keeps what was deleted"
+        );
         describe_gauge!("gateway_jobs_running", "Jobs that this gateway is at, by kind");
         describe_gauge!("gateway_disk_free_bytes", Unit::Bytes, "Free space where recordings are kept");
         describe_gauge!(
@@ -134,6 +142,12 @@ impl Drop for JobRunning {
 /// The bytes of a cloud recording were wanted, and the cache had them (`hit`) or not (`miss`).
 pub fn cache_asked(outcome: &'static str) {
     counter!("gateway_cache_requests_total", "outcome" => outcome).increment(1);
+}
+
+/// Jobs of a kind that are open, and those that are parked.
+pub fn set_unfinished(kind: &'static str, open: u64, parked: u64) {
+    gauge!("gateway_unfinished_jobs", "kind" => kind, "state" => "open").set(open as f64);
+    gauge!("gateway_unfinished_jobs", "kind" => kind, "state" => "parked").set(parked as f64);
 }
 
 /// A figure that is read when somebody asks.

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use time::OffsetDateTime;
 
 use crate::catalog::Counts;
+pub use crate::catalog::JobTally;
 use crate::domain::recording::micros;
 use crate::service::Services;
 use crate::storage::breaker::State;
@@ -106,6 +107,11 @@ fn told(counts: &Counts) -> String {
     }
     if counts.parked > 0 {
         text.push_str(&format!(", {} parked", counts.parked));
+    }
+    match counts.stuck_deletions {
+        0 => {}
+        1 => text.push_str(", 1 deletion does not succeed"),
+        many => text.push_str(&format!(", {many} deletions do not succeed")),
     }
     text
 }

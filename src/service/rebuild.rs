@@ -1,6 +1,6 @@
 //! Filling a catalogue that is new or was lost from what the stores hold, and taking in files that operators drop
 //! into `recordings/`. Both go through everything there is, so both hold a page or a session at a time, and ask the
-//! catalogue about that.
+//! catalogue about that. Files that were taken in too early are followed until the cloud has them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use time::OffsetDateTime;
 
-use crate::domain::merge::{Sources, StoredObject, merge};
+use crate::domain::merge::{self, Sources, StoredObject, merge};
 use crate::domain::{ObjectKey, Recording, SessionId, StoreKind, StoreSet};
 use crate::service::{ServiceError, Services};
 use crate::storage::tiered::PrimaryError;
@@ -18,7 +18,7 @@ use crate::storage::{ListScope, StorageError, chain};
 const TAKEN_IN: &str = "bucket_taken_in";
 
 /// A file that changed more recently may still be being copied here.
-const SETTLED_AFTER: Duration = Duration::from_secs(30);
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// A directory that changed more recently may change again within the same tick of its clock.
 const TICK: Duration = Duration::from_secs(3);
@@ -41,6 +41,8 @@ const AT_ONCE: usize = 8;
 pub struct Seen {
     since: Option<OffsetDateTime>,
     sessions: HashMap<SessionId, OffsetDateTime>,
+    /// Where the look at files that are followed goes on.
+    followed: Option<ObjectKey>,
 }
 
 impl Services {
@@ -54,8 +56,9 @@ impl Services {
     pub async fn adopt_changed(&self, seen: &mut Seen) -> Result<u64, ServiceError> {
         let now = OffsetDateTime::now_utc();
         if seen.since.is_none_or(|since| now - since > BELIEVED_FOR) {
-            *seen = Seen { since: Some(now), ..Seen::default() };
+            *seen = Seen { since: Some(now), followed: seen.followed.take(), ..Seen::default() };
         }
+        self.follow_files(seen).await?;
         let mut adopted = 0;
         let sessions = self.stores.fallback().sessions().await?;
         seen.sessions.retain(|session, _| sessions.contains(session));
@@ -76,6 +79,36 @@ impl Services {
             };
         }
         Ok(adopted)
+    }
+
+    /// Corrects the rows of files that changed since they were taken in: a recorder may pause, and a slow copy rest. That
+    /// does not change their directories. A batch at each look, for without a cloud they stay so for ever.
+    async fn follow_files(&self, seen: &mut Seen) -> Result<(), ServiceError> {
+        let rows = self.catalog.following(seen.followed.as_ref(), BATCH).await?;
+        seen.followed = rows.last().filter(|_| rows.len() == BATCH).map(|row| row.key.clone());
+        for mut row in rows {
+            match self.stores.fallback().head(&row.key).await {
+                Ok(Some(file)) => self.follow_file(&mut row, &file).await?,
+                // That it is missing is told by the listings.
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(object.key = %row.key, error = %chain(&error), "its file cannot be looked at");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the row say what its file is now, if it follows it.
+    pub(super) async fn follow_file(
+        &self,
+        row: &mut Recording,
+        file: &StoredObject,
+    ) -> Result<(), ServiceError> {
+        if merge::follow(row, file) && self.catalog.follow(row).await? {
+            tracing::info!(object.key = %row.key, size_bytes = row.size_bytes, "a file changed after it was taken in");
+        }
+        Ok(())
     }
 
     /// The files of a session and when it had changed; `None` if that is as it was seen.

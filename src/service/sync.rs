@@ -14,6 +14,7 @@ use sha2::Sha256;
 use time::OffsetDateTime;
 
 use super::delete::PrimaryOrService;
+use super::rebuild::SETTLED_AFTER;
 use super::work::{Setback, Tried};
 use super::{ServiceError, Services, Verify};
 use crate::catalog::Job;
@@ -63,11 +64,25 @@ impl Services {
         if !self.stores.primary_takes_writes() {
             return Ok(Tried::NotNow);
         }
+        // Looked at before it is opened: what is written to it from here on is noticed in the end.
+        let file = self.stores.fallback().head(key).await.map_err(ServiceError::from)?;
+        let (mut recording, follows) = (recording.clone(), recording.follows_its_file());
+        if let Some(file) = &file {
+            let age = OffsetDateTime::now_utc() - file.modified_at;
+            if follows && !age.is_negative() && age < SETTLED_AFTER {
+                return Ok(Setback::here("the local file is still being written"));
+            }
+            self.follow_file(&mut recording, file).await?;
+        }
+        let recording = &recording;
         let Some(source) = self.stores.fallback().source(key).await.map_err(ServiceError::from)? else {
             return self.settle_missing(recording).await;
         };
-        let before = self.local_tag(key).await?;
+        let before = file.and_then(|file| file.etag);
         let local = Digests::of(&source, self.rules.verify == Verify::Etag).await?;
+        if follows && self.local_tag(key).await? != before {
+            return Ok(changed());
+        }
         if source.complete_size() != Some(recording.size_bytes)
             || recording.sha256.is_some_and(|digest| digest != local.sha256)
         {
@@ -84,8 +99,9 @@ impl Services {
         let meta = ObjectMeta {
             content_type: recording.content_type.clone(),
             upload_id: match recording.upload_id.as_str() {
-                // A file that was dropped in has none yet; its digest names it as well.
-                "" => format!("sha256:{}", local.sha256),
+                // A file that was dropped in has none yet. The job is named so that its own object is known among others,
+                // also one with an earlier state of the file.
+                "" => format!("{}{}", sent_by(point.job), local.sha256),
                 id => id.to_owned(),
             },
             sha256: Some(local.sha256),
@@ -95,6 +111,9 @@ impl Services {
         match self.stores.put_primary(key, &source, size, &meta, Waiting::Nobody(Some(point))).await {
             Ok(()) => {}
             Err(error) if error.name_is_taken() => {
+                if follows && self.take_back(key, point.job).await? {
+                    return Ok(changed());
+                }
                 // Other bytes of this name; the same bytes, sent by somebody else, will do.
                 if !self.same_in_cloud(key, recording, &local).await? {
                     let reason = "the bucket has another object of this name";
@@ -112,6 +131,11 @@ impl Services {
                 None => return Err(error.into()),
             },
         }
+        if follows && self.local_tag(key).await? != before {
+            // Not all of it, and nobody was promised these bytes: they would only be in the way of the next try.
+            self.take_back(key, point.job).await?;
+            return Ok(changed());
+        }
         let durability = match self.compare_in_cloud(key, recording, &local).await {
             Err(error) if error.is_mismatch() => {
                 return self.replace_damaged(key, point.job.attempt, error).await;
@@ -120,9 +144,23 @@ impl Services {
         };
         if self.local_tag(key).await? != before {
             // Somebody writes to the file: what was sent is not all of it, and it must not go.
-            return Ok(Setback::here("the local file was changed while it was being sent"));
+            if follows {
+                self.take_back(key, point.job).await?;
+            }
+            return Ok(changed());
         }
         self.settle_synced(key, local.sha256, durability).await
+    }
+
+    /// Removes what this very job sent of an earlier state of a file that is followed. `false` if what is there came
+    /// another way.
+    async fn take_back(&self, key: &ObjectKey, job: &Job) -> Result<bool, PrimaryError> {
+        let object = self.stores.head_primary(key).await?;
+        let ours = object.and_then(|o| o.upload_id).is_some_and(|id| id.starts_with(&sent_by(job)));
+        if ours {
+            self.stores.delete_primary(key).await?;
+        }
+        Ok(ours)
     }
 
     /// The local file is not there. Parked only once both places were asked: a loss is told, not guessed.
@@ -305,6 +343,15 @@ impl Services {
         }
         Ok(ContentDigest::from_bytes(hasher.finalize().into()))
     }
+}
+
+/// How the upload ids of files begin that came in past the gateway and that this job sends.
+fn sent_by(job: &Job) -> String {
+    format!("{}:", job.id)
+}
+
+fn changed() -> Tried {
+    Setback::here("the local file was changed while it was being sent")
 }
 
 /// The resume point of a transfer is kept in the row of its job, so that it outlives the process.

@@ -40,4 +40,6 @@ pub struct Background<'a> {
     pub resume: &'a dyn ResumePoint,
     /// How fast it may go.
     pub pacer: &'a Pacer,
+    /// Told whenever the store has taken a part for good, long before the end: it is there, whatever becomes of the rest.
+    pub accepted: &'a (dyn Fn() + Send + Sync),
 }

@@ -4,6 +4,7 @@
 //! Reads and writes have a breaker each: a bucket that lists well may still refuse every upload.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -157,7 +158,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Leave to ask the primary. Dropped without a report, as when the caller went away, it says nothing about the store.
 struct Leave<'a> {
     breaker: &'a Mutex<Breaker>,
-    is_try: bool,
+    /// The one try after a pause, which others wait for, until it has said something.
+    is_try: AtomicBool,
     reported: bool,
 }
 
@@ -166,11 +168,20 @@ impl<'a> Leave<'a> {
         let mut state = lock(breaker);
         match state.admit(Instant::now()) {
             admission @ (Admission::Go | Admission::Try) => {
-                Ok(Self { breaker, is_try: admission == Admission::Try, reported: false })
+                let is_try = AtomicBool::new(admission == Admission::Try);
+                Ok(Self { breaker, is_try, reported: false })
             }
             Admission::Refused => {
                 Err(PrimaryError::LeftAlone { cause: state.cause().unwrap_or("it failed").to_owned() })
             }
+        }
+    }
+
+    /// The store has taken a part. If others wait for this try, they need not wait for the rest, which may take hours; who is
+    /// no try waits with the good news until the end, for failures before it count in a row.
+    fn accepted(&self) {
+        if self.is_try.swap(false, Ordering::Relaxed) && lock(self.breaker).succeeded() {
+            tracing::info!("the cloud is back");
         }
     }
 
@@ -196,7 +207,7 @@ impl<'a> Leave<'a> {
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        if self.is_try && !self.reported {
+        if !self.reported && self.is_try.load(Ordering::Relaxed) {
             lock(self.breaker).gave_up();
         }
     }
@@ -277,14 +288,15 @@ impl TieredStore {
     ) -> Result<(), PrimaryError> {
         let primary = self.primary()?;
         let for_this_call = ForThisCall::default();
+        let leave = Leave::ask(&primary.writes)?;
+        let accepted = || leave.accepted();
         let (background, _client) = match waiting {
             Waiting::Client => (None, Some(self.pacer.client_transfer())),
             Waiting::Nobody(resume) => {
                 let resume = resume.unwrap_or(&for_this_call);
-                (Some(Background { resume, pacer: &self.pacer }), None)
+                (Some(Background { resume, pacer: &self.pacer, accepted: &accepted }), None)
             }
         };
-        let leave = Leave::ask(&primary.writes)?;
         let go_on = |error: &StorageError| failed(&primary.writes, error);
         let store = &*primary.store;
         let mut judged = true;

@@ -4,7 +4,7 @@
 // seek, copy, delete by keyboard. Prints `ok <step>` for each step and exits with 1 at the first one that
 // fails. Leaves fake-camera.webm and screenshots in WORKDIR. The gateway needs nothing but its defaults.
 //
-// With `cloud`, whoever started it plays the cloud's master: a printed line `want away` (back, refuse, allow) asks
+// With `cloud`, whoever started it plays the cloud's master: a printed line `want away` (back, refuse, keep, allow) asks
 // for that, and a line on stdin says that it is so.
 
 import assert from 'node:assert/strict';
@@ -485,6 +485,19 @@ const steps = {
       const lost = await page.evaluate(() => document.activeElement === document.body);
       assert.equal(lost, false, 'the focus was lost with the button');
     }
+  },
+
+  async 'what the cloud will not delete says why and is tried again'() {
+    if (!answers) return;
+    const name = (await listed(`${SESSION}_live`))[0].filename;
+    await want('keep');
+    assert.equal((await fetch(`${base}recordings/${SESSION}_live/${name}`, { method: 'DELETE' })).status, 202);
+    await page.locator('#cloudward-line', { hasText: '1 deletion does not succeed.' }).waitFor();
+    const job = page.locator('#cloudward .job', { hasText: name });
+    await job.locator('.note', { hasText: /Deleted, but not gone after \d+ tries: .{10,}/ }).waitFor();
+    await want('allow');
+    await job.locator('button').press('Enter');
+    await page.locator('#cloudward').waitFor({ state: 'hidden' });
     await fetch(`${base}recordings/${SESSION}_live`, { method: 'DELETE' });
   },
 

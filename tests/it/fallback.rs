@@ -261,6 +261,29 @@ async fn after_some_failures_the_cloud_is_left_alone_until_it_is_back() {
     gateway.stop().await;
 }
 
+/// The one that finds out whether the cloud is back may take hours; that it was begun there is enough for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_sync_that_tries_the_cloud_keeps_nobody_waiting() {
+    let cloud = FakeSupabase::start().await;
+    let settings = [
+        ("supabase.resumable_from", "1MiB"),
+        ("supabase.breaker_failures", "1"),
+        ("sync.max_concurrent", "1"),
+    ];
+    let gateway = Gateway::with_cloud_and(&cloud, &settings).await;
+    let away = cloud.fault(Fault::internal_error(), Matcher::any());
+    let (_, large) = gateway.upload("s", webm(16 << 20, 1)).await;
+    assert_eq!(large["durability"], "local");
+    // From here on the only one that tries is its sync, and that does not end.
+    let slow = cloud.fault(Fault::SlowRead(100_000), Matcher::any().method("PATCH"));
+    away.remove();
+    eventually("it is being sent", async || slow.hits() > 0).await;
+    let (_, small) = gateway.upload("s", webm(1000, 2)).await;
+    assert_eq!(small["durability"], "cloud", "{small}");
+    assert!(cloud.object(BUCKET, large["file_path"].as_str().unwrap()).is_none(), "it is still being sent");
+    gateway.stop().await;
+}
+
 /// reliability 19, 33
 #[tokio::test(flavor = "multi_thread")]
 async fn the_breaker_closes_when_the_cloud_is_back() {

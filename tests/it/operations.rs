@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::cloud::deletions;
 use crate::support::eventually;
-use crate::support::fake_supabase::FakeSupabase;
+use crate::support::fake_supabase::{FakeSupabase, Fault};
 use crate::support::gateway::{Gateway, within};
 use crate::support::media::webm;
 use crate::support::process::{Process, command};
@@ -120,6 +121,35 @@ async fn metrics_count_what_happened() {
             assert!(value.parse::<f64>().is_ok(), "{line}");
         }
     }
+    process.stop_in_order();
+}
+
+/// A deletion that the cloud refuses is tried on, and seen by who looks: a policy may have to be changed for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_does_not_succeed_is_told() {
+    let cloud = FakeSupabase::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path(), &["--set", "sync.interval=200ms"]);
+    command.env("SUPABASE_URL", cloud.url()).env("SUPABASE_SERVICE_ROLE_KEY", cloud.service_key());
+    let process = Process::run(command).unwrap();
+    let answer = exchange(&process.url, upload("s", &RawForm::new().file(webm(5000, 1)).end())).await;
+    let told: Value = serde_json::from_slice(&answer.body).unwrap();
+    let path = told["file_path"].as_str().unwrap();
+    let refusal = cloud.fault(Fault::policy_refusal(), deletions());
+    let deleted = exchange(&process.url, bare("DELETE", &format!("/recordings/{path}"))).await;
+    assert_eq!(deleted.status, 202);
+    let text =
+        async |path: &str| String::from_utf8(exchange(&process.url, bare("GET", path)).await.body).unwrap();
+    eventually("it is told", async || text("/readyz").await.contains("1 deletion does not succeed")).await;
+    let figures = text("/metrics").await;
+    assert_eq!(figure(&figures, "gateway_stuck_deletions"), 1.0, "{figures}");
+    let of_kind = |kind: &str| format!("gateway_unfinished_jobs{{kind=\"{kind}\",state=\"open\"}}");
+    assert_eq!(figure(&figures, &of_kind("delete")), 1.0, "{figures}");
+    assert!(figures.contains(&format!("{} 0", of_kind("sync"))), "{figures}");
+    refusal.remove();
+    eventually("it goes in the end", async || !text("/readyz").await.contains("deletion")).await;
+    assert_eq!(cloud.keys("interview-recordings"), Vec::<String>::new());
+    assert_eq!(figure(&text("/metrics").await, "gateway_stuck_deletions"), 0.0);
     process.stop_in_order();
 }
 

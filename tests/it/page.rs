@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::support::cloud::uploads;
+use crate::support::cloud::{deletions, uploads};
 use crate::support::fake_supabase::{FakeSupabase, Fault};
 use crate::support::gateway::Gateway;
 use crate::support::media::sha256;
@@ -137,6 +137,7 @@ async fn grant(cloud: &FakeSupabase, wish: &str) {
         "away" => cloud.stop().await,
         "back" => cloud.restart_on_same_port().await,
         "refuse" => drop(cloud.fault(Fault::policy_refusal(), uploads())),
+        "keep" => drop(cloud.fault(Fault::policy_refusal(), deletions())),
         "allow" => cloud.clear_faults(),
         other => panic!("the script wants {other}"),
     }

@@ -69,7 +69,7 @@ impl Bench {
     /// One try.
     async fn put(&self, bytes: &[u8], upload_id: &str) -> Result<(), StorageError> {
         let (source, about) = (self.source(bytes).await, meta(bytes, upload_id));
-        let background = Background { resume: &self.point, pacer: &Pacer::new(0) };
+        let background = Background { resume: &self.point, pacer: &Pacer::new(0), accepted: &|| {} };
         self.store.put_in_background(&key(), &source, &about, background).await
     }
 
@@ -338,7 +338,7 @@ async fn what_the_bucket_refuses_is_refused_before_a_byte_is_sent() {
     let error = bench.put(&webm(3_000_001, 1), "one").await.unwrap_err();
     assert_is(&error, Kind::TooLarge, Outcome::NotApplied);
     let (source, mut about) = (bench.source(&webm(2_000_000, 1)).await, meta(b"", "one"));
-    let background = Background { resume: &bench.point, pacer: &Pacer::new(0) };
+    let background = Background { resume: &bench.point, pacer: &Pacer::new(0), accepted: &|| {} };
     about.content_type = "audio/ogg".into();
     let error = bench.store.put_in_background(&key(), &source, &about, background).await.unwrap_err();
     assert_is(&error, Kind::TypeRefused, Outcome::NotApplied);

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::rows::{corrupt, digest_of, time_of};
+use super::rows::{corrupt, digest_of, time_of, without_nul};
 use super::{Result, SqlCatalog, Tx, given, new_id, now_us, sql};
 use crate::catalog::{Action, Audit, AuditEntry, AuditQuery, Change, Origin};
 
@@ -22,7 +22,7 @@ pub(super) async fn note(tx: &mut Tx, change: &Change<'_>, by: &Origin) -> Resul
     .bind(change.filename.unwrap_or_default())
     .bind(change.before.map(|digest| digest.to_string()))
     .bind(change.after.map(|digest| digest.to_string()))
-    .bind(change.detail)
+    .bind(change.detail.map(without_nul))
     .execute(&mut **tx)
     .await?;
     Ok(())

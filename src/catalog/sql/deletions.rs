@@ -5,7 +5,7 @@ use sqlx::Row;
 use time::OffsetDateTime;
 
 use super::rows::{key_of, other, session_and_time_of};
-use super::{Result, SqlCatalog, Tx, audit, jobs, now_us, sql};
+use super::{Result, SqlCatalog, Tx, audit, jobs, now_us, parents, sql};
 use crate::catalog::{Action, Change, Deletions, Origin, Tombstone};
 use crate::domain::{GatewayId, ObjectKey, SessionId, StoreKind, StoreSet};
 
@@ -16,7 +16,7 @@ impl SqlCatalog {
         for keys in keys.chunk_by(|a, b| a.session == b.session) {
             let Some(first) = keys.first() else { continue };
             let mut tx = self.begin_for(&first.session).await?;
-            let mut parents = Vec::new();
+            let mut ended = Vec::new();
             for key in keys {
                 let (session, filename) = (key.session.as_str(), key.filename.as_str());
                 let row = self.row(&mut tx, key).await?;
@@ -45,7 +45,7 @@ impl SqlCatalog {
                 .fetch_one(&mut *tx)
                 .await?;
                 let holder = kept.try_get::<Option<String>, _>(0)?.map_or(holder, GatewayId);
-                parents.extend(jobs::cancel_sync(&mut tx, key, "the recording was deleted").await?);
+                ended.extend(jobs::cancel_sync(&mut tx, key, "the recording was deleted").await?);
                 jobs::add_deletions(&mut tx, key, pending, &holder).await?;
                 if row.is_some() {
                     sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
@@ -60,7 +60,7 @@ impl SqlCatalog {
                     audit::note(&mut tx, &change, by).await?;
                 }
             }
-            jobs::settle_parents(&mut tx, parents).await?;
+            parents::settle_parents(&mut tx, ended).await?;
             tx.commit().await?;
         }
         Ok(())

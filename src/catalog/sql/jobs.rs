@@ -1,19 +1,18 @@
 //! Work that waits. A job is open until it is done, parked or cancelled; among the open ones there is one at most of a
 //! kind for a recording. A parent ends with its last open child, and is open again when it gets another.
 //!
-//! Invariant: whoever ends a child or makes one holds the parent's row until its transaction is over, and looks at the
-//! other children only then; otherwise two that end the last two at the same moment each leave the end to the other. The
-//! children come first and the parents last, sorted, so that nobody waits for a child while others wait for its parent.
+//! Invariant: who changes several recordings and their jobs holds the lock of their session (see [`super`]), or takes
+//! none that somebody else has; otherwise two could wait for each other.
 
 use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::rows::{corrupt, time_of};
+use super::parents::{add_children, parents_of, settle_parent, settle_parents};
+use super::rows::{corrupt, key_of, time_of, without_nul};
 use super::{Dialect, Result, SqlCatalog, Tx, audit, given, new_id, now_us, sql};
 use crate::catalog::{
-    Action, Change, Changed, Children, Job, JobKind, JobQuery, JobRecord, JobState, Jobs, Origin, QueueSyncs,
-    Work,
+    Action, Change, Changed, Job, JobKind, JobQuery, JobRecord, JobState, Jobs, Origin, QueueSyncs, Work,
 };
 use crate::domain::{Filename, GatewayId, ObjectKey, SessionId, StoreSet};
 
@@ -149,7 +148,7 @@ async fn end_child(
     .bind(key.filename.as_str())
     .bind(state)
     .bind(now_us())
-    .bind(error)
+    .bind(error.map(without_nul))
     .fetch_all(&mut **tx)
     .await?;
     parents_of(&ended)
@@ -179,41 +178,29 @@ pub(super) async fn end_of_session(tx: &mut Tx, kind: &str, session: &SessionId)
     Ok(())
 }
 
-/// The first column of children.
-fn parents_of(children: &[AnyRow]) -> Result<Vec<String>> {
-    let mut parents = Vec::new();
-    for row in children {
-        parents.extend(row.try_get::<Option<String>, _>(0)?);
-    }
-    Ok(parents)
-}
-
-/// Ends parents that have no open child, and opens those that have one again. No child is touched after it.
-pub(super) async fn settle_parents(tx: &mut Tx, mut parents: Vec<String>) -> Result<()> {
-    parents.sort_unstable();
-    parents.dedup();
-    for parent in parents {
-        settle_parent(tx, &parent).await?;
-    }
-    Ok(())
-}
-
-async fn settle_parent(tx: &mut Tx, id: &str) -> Result<()> {
-    // Takes the row, in either database. What comes after it sees what those have done who had it before.
-    sql("UPDATE jobs SET state = state WHERE id = $1").bind(id).execute(&mut **tx).await?;
-    const OPEN_CHILD: &str =
-        "EXISTS (SELECT 1 FROM jobs child WHERE child.parent_id = $1 AND child.state = 'open')";
-    sql(sqlx::AssertSqlSafe(format!(
-        "UPDATE jobs SET state = 'done', finished_at = $2 WHERE id = $1 AND state = 'open' AND NOT {OPEN_CHILD}"
-    )))
+/// Makes a job due now. If a newer one took its place, that one is hurried.
+async fn retry(tx: &mut Tx, id: &str, key: &ObjectKey, now_us: i64) -> Result<()> {
+    sql(
+        "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state IN ('parked', 'cancelled')
+             AND NOT EXISTS (SELECT 1 FROM jobs other WHERE other.kind = jobs.kind AND other.state = 'open'
+                 AND other.session_id = jobs.session_id AND other.filename = jobs.filename)",
+    )
     .bind(id)
-    .bind(now_us())
     .execute(&mut **tx)
     .await?;
-    sql(sqlx::AssertSqlSafe(format!(
-        "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state = 'done' AND {OPEN_CHILD}"
-    )))
-    .bind(id)
+    sql(
+        "UPDATE recordings SET parked_reason = NULL WHERE session_id = $1 AND filename = $2 AND parked_reason IS NOT NULL",
+    )
+    .bind(key.session.as_str())
+    .bind(key.filename.as_str())
+    .execute(&mut **tx)
+    .await?;
+    sql(
+        "UPDATE jobs SET run_at = $3 WHERE session_id = $1 AND filename = $2 AND state = 'open' AND run_at > $3",
+    )
+    .bind(key.session.as_str())
+    .bind(key.filename.as_str())
+    .bind(now_us)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -251,6 +238,14 @@ fn record_of(row: &AnyRow, now: i64) -> Result<JobRecord> {
 }
 
 impl SqlCatalog {
+    /// Looks past rows that somebody is just changing, instead of waiting for them: nobody can be waiting for us then.
+    fn skip_locked(&self) -> &'static str {
+        match self.dialect {
+            Dialect::Sqlite => "",
+            Dialect::Postgres => "FOR UPDATE SKIP LOCKED",
+        }
+    }
+
     async fn job(&self, tx: &mut Tx, id: &str) -> Result<Option<JobRecord>> {
         let row = sql(sqlx::AssertSqlSafe(format!("SELECT {JOB_COLUMNS} FROM jobs WHERE id = $1")))
             .bind(id)
@@ -262,57 +257,30 @@ impl SqlCatalog {
         Ok(Some(job))
     }
 
-    /// The job itself, or of a parent its children that are in one of `states`.
-    async fn affected(
-        &self,
-        tx: &mut Tx,
-        job: &JobRecord,
-        states: &[&str],
-    ) -> Result<Vec<(String, ObjectKey)>> {
+    /// The job itself, or of a parent its children that are in one of `states`: what goes into one transaction together.
+    /// On PostgreSQL that is a session, whose lock is taken first as for every change of one; several could meet who
+    /// takes them in another order, and of a large parent they would be more than the server has room for.
+    async fn affected(&self, job: &JobRecord, states: &[&str]) -> Result<Vec<Vec<(String, ObjectKey)>>> {
         let column = if job.kind.is_parent() { "parent_id" } else { "id" };
         let rows = sql(sqlx::AssertSqlSafe(format!(
             "SELECT session_id, filename, id, state FROM jobs WHERE {column} = $1 AND filename <> ''
              ORDER BY session_id, filename"
         )))
         .bind(job.id.as_str())
-        .fetch_all(&mut **tx)
+        .fetch_all(&mut *self.snapshot().await?)
         .await?;
-        let mut affected = Vec::new();
+        let mut affected: Vec<(String, ObjectKey)> = Vec::new();
         for row in &rows {
             let state: String = row.try_get(3)?;
             if states.contains(&state.as_str()) {
-                affected.push((row.try_get(2)?, super::rows::key_of(row)?));
+                affected.push((row.try_get(2)?, key_of(row)?));
             }
         }
-        Ok(affected)
+        let together = |a: &(String, ObjectKey), b: &(String, ObjectKey)| {
+            self.dialect == Dialect::Sqlite || a.1.session == b.1.session
+        };
+        Ok(affected.chunk_by(together).map(<[_]>::to_vec).collect())
     }
-}
-
-async fn add_children(tx: &mut Tx, job: &mut JobRecord) -> Result<()> {
-    if !job.kind.is_parent() {
-        return Ok(());
-    }
-    let rows = sql("SELECT state, count(*) FROM jobs WHERE parent_id = $1 GROUP BY state")
-        .bind(job.id.as_str())
-        .fetch_all(&mut **tx)
-        .await?;
-    let mut children = Children::default();
-    for row in &rows {
-        let (state, count): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let count = u64::try_from(count).unwrap_or(0);
-        children.total += count;
-        match state.as_str() {
-            "done" => children.done = count,
-            "parked" => children.parked = count,
-            "cancelled" => children.cancelled = count,
-            _ => {}
-        }
-    }
-    if job.state == JobState::Waiting {
-        job.state = JobState::Running;
-    }
-    job.children = Some(children);
-    Ok(())
 }
 
 #[async_trait]
@@ -380,11 +348,7 @@ impl Jobs for SqlCatalog {
     }
 
     async fn claim_job(&self, now_us: i64, lease_us: i64, work: Work) -> Result<Option<Job>> {
-        // Others look past a row that somebody is just claiming, instead of waiting for it and finding it taken.
-        let skip = match self.dialect {
-            Dialect::Sqlite => "",
-            Dialect::Postgres => "FOR UPDATE SKIP LOCKED",
-        };
+        let skip = self.skip_locked();
         // Each is one question: with a single kind the oldest is the first that the index has.
         const DELETIONS: &str = "kind IN ('delete_local', 'delete', 'delete_session')";
         let kinds = match work {
@@ -469,7 +433,7 @@ impl Jobs for SqlCatalog {
         .bind(job.id.as_str())
         .bind(job.attempt)
         .bind(run_at_us)
-        .bind(error)
+        .bind(without_nul(error))
         .execute(&mut *tx)
         .await?;
         Ok(tx.commit().await?)
@@ -491,7 +455,7 @@ impl Jobs for SqlCatalog {
         sql("UPDATE jobs SET resume_point = $3 WHERE id = $1 AND attempts = $2 AND state = 'open'")
             .bind(job.id.as_str())
             .bind(job.attempt)
-            .bind(at)
+            .bind(at.map(without_nul))
             .execute(&mut *tx)
             .await?;
         Ok(tx.commit().await?)
@@ -500,8 +464,11 @@ impl Jobs for SqlCatalog {
     async fn hurry_jobs(&self, now_us: i64) -> Result<()> {
         let mut tx = self.begin().await?;
         // The times were spread by chance: their fractions of a second are, still.
-        sql("UPDATE jobs SET run_at = $1 + attempts * (run_at % 1000000)
-             WHERE state = 'open' AND run_at > $1 + attempts * (run_at % 1000000)")
+        let skip = self.skip_locked();
+        sql(sqlx::AssertSqlSafe(format!(
+            "UPDATE jobs SET run_at = $1 + attempts * (run_at % 1000000) WHERE id IN (
+                 SELECT id FROM jobs WHERE state = 'open' AND run_at > $1 + attempts * (run_at % 1000000) {skip})"
+        )))
         .bind(now_us)
         .execute(&mut *tx)
         .await?;
@@ -604,96 +571,83 @@ impl Jobs for SqlCatalog {
     }
 
     async fn retry_job(&self, id: &str, now_us: i64) -> Result<Changed> {
-        let mut tx = self.begin().await?;
-        let Some(job) = self.job(&mut tx, id).await? else { return Ok(Changed::Unknown) };
-        let affected = self.affected(&mut tx, &job, &["open", "parked", "cancelled"]).await?;
+        let Some(job) = self.get_job(id).await? else { return Ok(Changed::Unknown) };
         let is_deletion = !matches!(job.kind, JobKind::Sync(_)) && !job.kind.is_parent();
         let mut changed = matches!(job.kind, JobKind::DeleteSession(_));
-        for (id, key) in &affected {
-            // A recording that is gone leaves nothing to send.
-            if !is_deletion && self.row(&mut tx, key).await?.is_none() {
-                continue;
-            }
-            changed = true;
-            // If a newer job took this one's place, that one is hurried.
-            sql(
-                "UPDATE jobs SET state = 'open', finished_at = NULL WHERE id = $1 AND state IN ('parked', 'cancelled')
-                     AND NOT EXISTS (SELECT 1 FROM jobs other WHERE other.kind = jobs.kind AND other.state = 'open'
-                         AND other.session_id = jobs.session_id AND other.filename = jobs.filename)",
-            )
-            .bind(id.as_str())
-            .execute(&mut *tx)
-            .await?;
-            sql(
-                "UPDATE recordings SET parked_reason = NULL WHERE session_id = $1 AND filename = $2 AND parked_reason IS NOT NULL",
-            )
-            .bind(key.session.as_str())
-            .bind(key.filename.as_str())
-            .execute(&mut *tx)
-            .await?;
-            sql(
-                "UPDATE jobs SET run_at = $3 WHERE session_id = $1 AND filename = $2 AND state = 'open' AND run_at > $3",
-            )
-            .bind(key.session.as_str())
-            .bind(key.filename.as_str())
-            .bind(now_us)
-            .execute(&mut *tx)
-            .await?;
-        }
         let parent = if job.kind.is_parent() { Some(id) } else { job.parent_id.as_deref() };
-        if let Some(parent) = parent {
-            settle_parent(&mut tx, parent).await?;
+        for part in self.affected(&job, &["open", "parked", "cancelled"]).await? {
+            let Some((_, first)) = part.first() else { continue };
+            let mut tx = self.begin_for(&first.session).await?;
+            for (id, key) in &part {
+                // A recording that is gone leaves nothing to send.
+                if is_deletion || self.row(&mut tx, key).await?.is_some() {
+                    retry(&mut tx, id, key, now_us).await?;
+                    changed = true;
+                }
+            }
+            if let Some(parent) = parent {
+                settle_parent(&mut tx, parent).await?;
+            }
+            tx.commit().await?;
         }
         if let JobKind::DeleteSession(_) = job.kind {
+            let mut tx = self.begin().await?;
             sql("UPDATE jobs SET run_at = $2 WHERE id = $1 AND run_at > $2")
                 .bind(id)
                 .bind(now_us)
                 .execute(&mut *tx)
                 .await?;
+            tx.commit().await?;
         }
-        let job = self.job(&mut tx, id).await?.ok_or_else(|| corrupt(id))?;
-        if !changed || job.state == JobState::Done {
-            return Ok(Changed::No(job));
-        }
-        tx.commit().await?;
-        Ok(Changed::Yes(job))
+        let job = self.get_job(id).await?.ok_or_else(|| corrupt(id))?;
+        Ok(if !changed || job.state == JobState::Done { Changed::No(job) } else { Changed::Yes(job) })
     }
 
     async fn cancel_job(&self, id: &str, by: &Origin) -> Result<Changed> {
-        let mut tx = self.begin().await?;
-        let Some(job) = self.job(&mut tx, id).await? else { return Ok(Changed::Unknown) };
+        let Some(job) = self.get_job(id).await? else { return Ok(Changed::Unknown) };
         if !matches!(job.kind, JobKind::Sync(_)) && !job.kind.is_parent() {
             return Ok(Changed::No(job));
         }
-        let affected = self.affected(&mut tx, &job, &["open"]).await?;
-        let mut parents = Vec::new();
-        for (_, key) in &affected {
-            sql("UPDATE recordings SET parked_reason = $3, parked_for_now = 0
-                 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0")
-            .bind(key.session.as_str())
-            .bind(key.filename.as_str())
-            .bind(CANCELLED)
-            .execute(&mut *tx)
-            .await?;
-            parents.extend(end_child(&mut tx, "sync", key, "cancelled", Some(CANCELLED)).await?);
-            let change = Change { detail: Some(CANCELLED), ..Change::of(Action::Parked, key) };
-            audit::note(&mut tx, &change, by).await?;
+        let mut changed = false;
+        for part in self.affected(&job, &["open"]).await? {
+            let Some((_, first)) = part.first() else { continue };
+            let mut tx = self.begin_for(&first.session).await?;
+            let mut parents = Vec::new();
+            for (id, key) in &part {
+                // It may have come to its end before the session was ours.
+                let open = sql("SELECT 1 FROM jobs WHERE id = $1 AND state = 'open'").bind(id.as_str());
+                if open.fetch_optional(&mut *tx).await?.is_none() {
+                    continue;
+                }
+                changed = true;
+                parents.extend(end_child(&mut tx, "sync", key, "cancelled", Some(CANCELLED)).await?);
+                sql("UPDATE recordings SET parked_reason = $3, parked_for_now = 0
+                     WHERE session_id = $1 AND filename = $2 AND in_supabase = 0")
+                .bind(key.session.as_str())
+                .bind(key.filename.as_str())
+                .bind(CANCELLED)
+                .execute(&mut *tx)
+                .await?;
+                let change = Change { detail: Some(CANCELLED), ..Change::of(Action::Parked, key) };
+                audit::note(&mut tx, &change, by).await?;
+            }
+            settle_parents(&mut tx, parents).await?;
+            tx.commit().await?;
         }
-        settle_parents(&mut tx, parents).await?;
-        let job = self.job(&mut tx, id).await?.ok_or_else(|| corrupt(id))?;
-        if affected.is_empty() {
-            return Ok(Changed::No(job));
-        }
-        tx.commit().await?;
-        Ok(Changed::Yes(job))
+        let job = self.get_job(id).await?.ok_or_else(|| corrupt(id))?;
+        Ok(if changed { Changed::Yes(job) } else { Changed::No(job) })
     }
 
     async fn expire_jobs(&self, older_than_us: i64) -> Result<()> {
         let mut tx = self.begin().await?;
-        sql("DELETE FROM jobs WHERE finished_at < $1 AND state IN ('done', 'cancelled')")
-            .bind(older_than_us)
-            .execute(&mut *tx)
-            .await?;
+        let skip = self.skip_locked();
+        sql(sqlx::AssertSqlSafe(format!(
+            "DELETE FROM jobs WHERE id IN (
+                 SELECT id FROM jobs WHERE finished_at < $1 AND state IN ('done', 'cancelled') {skip})"
+        )))
+        .bind(older_than_us)
+        .execute(&mut *tx)
+        .await?;
         Ok(tx.commit().await?)
     }
 }

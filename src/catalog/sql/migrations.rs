@@ -12,7 +12,7 @@ use crate::catalog::CatalogError;
 /// Any number that nobody else uses for an advisory lock.
 const MIGRATING: &str = "SELECT pg_advisory_xact_lock(7240124901)";
 
-fn steps(dialect: Dialect) -> [(&'static str, &'static str); 4] {
+fn steps(dialect: Dialect) -> [(&'static str, &'static str); 5] {
     [
         ("initial", include_str!("migrations/0001_initial.sql")),
         ("gateways jobs audit", include_str!("migrations/0002_gateways_jobs_audit.sql")),
@@ -24,6 +24,7 @@ fn steps(dialect: Dialect) -> [(&'static str, &'static str); 4] {
             },
         ),
         ("parked for now", include_str!("migrations/0004_parked_for_now.sql")),
+        ("indexes", include_str!("migrations/0005_indexes.sql")),
     ]
 }
 

@@ -12,9 +12,11 @@ mod gateways;
 mod jobs;
 mod listings;
 mod migrations;
+mod parents;
 mod recordings;
 mod requests;
 mod rows;
+mod tallies;
 mod transfer;
 
 use std::sync::{Mutex, PoisonError};

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of};
-use super::{Lost, Result, SqlCatalog, Tx, audit, jobs, listings, sql};
+use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of, without_nul};
+use super::{Lost, Result, SqlCatalog, Tx, audit, jobs, listings, parents, sql, tallies};
 use crate::catalog::{
     Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Names, Origin, Recordings, RequestKey,
     SessionsSeen, View,
@@ -18,6 +18,9 @@ use crate::domain::{
     ContentDigest, Durability, Filename, NameStem, ObjectKey, Recording, SessionId, StoreSet,
 };
 use crate::storage::ListScope;
+
+/// Files that came in past the gateway and of whose bytes nobody was promised anything. An index has just these.
+const FOLLOWS: &str = "upload_id = '' AND sha256 IS NULL AND in_supabase = 0";
 
 impl SqlCatalog {
     async fn is_taken(tx: &mut Tx, session: &SessionId, filename: &Filename) -> Result<bool> {
@@ -56,15 +59,14 @@ impl SqlCatalog {
         .bind(recording.key.filename.as_str())
         .bind(i64::try_from(recording.size_bytes).unwrap_or(i64::MAX))
         .bind(recording.sha256.map(|digest| digest.to_string()))
-        .bind(recording.content_type.as_str())
-        // PostgreSQL has no NUL in texts, and no file name has one that is meant.
-        .bind(recording.original_filename.as_deref().map(|name| name.replace('\0', "")))
+        .bind(without_nul(&recording.content_type))
+        .bind(recording.original_filename.as_deref().map(without_nul))
         .bind(recording.durability.as_str())
         .bind(i64::from(recording.stores.supabase))
         .bind(self.holder(recording.stores))
         .bind(micros(recording.uploaded_at))
-        .bind(recording.parked_reason.as_deref())
-        .bind(recording.upload_id.as_str())
+        .bind(recording.parked_reason.as_deref().map(without_nul))
+        .bind(without_nul(&recording.upload_id))
         // Of a recording that is new, only the cloud's word can have parked it.
         .bind(i64::from(recording.parked_reason.is_some()))
         .execute(&mut **tx)
@@ -79,7 +81,7 @@ impl SqlCatalog {
         )
         .bind(key.session.as_str())
         .bind(key.filename.as_str())
-        .bind(reason)
+        .bind(without_nul(reason))
         .bind(i64::from(for_now))
         .execute(&mut *tx)
         .await?;
@@ -367,6 +369,39 @@ impl Recordings for SqlCatalog {
         })
     }
 
+    async fn following(&self, after: Option<&ObjectKey>, limit: usize) -> Result<Vec<Recording>> {
+        let (session, filename) = after.map_or(("", ""), |key| (key.session.as_str(), key.filename.as_str()));
+        let rows = sql(AssertSqlSafe(format!(
+            "SELECT {RECORDING_COLUMNS} FROM recordings WHERE {FOLLOWS} AND local_gateway = $3
+                 AND (session_id, filename) > ($1, $2) ORDER BY session_id, filename LIMIT $4"
+        )))
+        .bind(session)
+        .bind(filename)
+        .bind(self.gateway.as_str())
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *self.snapshot().await?)
+        .await?;
+        rows.iter().map(|row| recording_of(row, &self.gateway)).collect()
+    }
+
+    async fn follow(&self, as_it_is: &Recording) -> Result<bool> {
+        let key = &as_it_is.key;
+        let mut tx = self.begin_for(&key.session).await?;
+        let followed = sql(AssertSqlSafe(format!(
+            "UPDATE recordings SET size_bytes = $4, uploaded_at = $5
+             WHERE session_id = $1 AND filename = $2 AND {FOLLOWS} AND local_gateway = $3"
+        )))
+        .bind(key.session.as_str())
+        .bind(key.filename.as_str())
+        .bind(self.gateway.as_str())
+        .bind(i64::try_from(as_it_is.size_bytes).unwrap_or(i64::MAX))
+        .bind(micros(as_it_is.uploaded_at))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(followed.rows_affected() > 0)
+    }
+
     async fn mark_stored(
         &self,
         key: &ObjectKey,
@@ -454,8 +489,8 @@ impl Recordings for SqlCatalog {
             return Ok(false);
         }
         Self::drop_row(&mut tx, key).await?;
-        let parents = jobs::cancel_sync(&mut tx, key, "the recording is lost").await?;
-        jobs::settle_parents(&mut tx, parents).await?;
+        let ended = jobs::cancel_sync(&mut tx, key, "the recording is lost").await?;
+        parents::settle_parents(&mut tx, ended).await?;
         let detail = Some("no store had it; forgotten");
         let change = Change { before: before.sha256, detail, ..Change::of(Action::Repaired, key) };
         audit::note(&mut tx, &change, by).await?;
@@ -464,27 +499,7 @@ impl Recordings for SqlCatalog {
     }
 
     async fn counts(&self) -> Result<Counts> {
-        // The sums go over the partial index alone: few rows wait, however many there are.
-        let row = sql(
-            "SELECT (SELECT count(*) FROM recordings),
-                 (SELECT count(*) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NULL),
-                 (SELECT CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM recordings
-                      WHERE in_supabase = 0 AND parked_reason IS NULL),
-                 (SELECT min(uploaded_at) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NULL),
-                 (SELECT count(*) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NOT NULL),
-                 (SELECT count(*) FROM jobs WHERE state = 'open' AND kind NOT IN ('sync_all', 'sync_session', 'migration'))",
-        )
-        .fetch_one(&mut *self.snapshot().await?)
-        .await?;
-        let figure = |i: usize| -> Result<u64> { Ok(u64::try_from(row.try_get::<i64, _>(i)?).unwrap_or(0)) };
-        Ok(Counts {
-            recordings: figure(0)?,
-            unsynced: figure(1)?,
-            unsynced_bytes: figure(2)?,
-            oldest_unsynced_us: row.try_get(3)?,
-            parked: figure(4)?,
-            jobs: figure(5)?,
-        })
+        tallies::counts(&mut self.snapshot().await?).await
     }
 }
 

@@ -17,6 +17,12 @@ pub(super) fn corrupt(what: impl std::fmt::Display) -> CatalogError {
     CatalogError::Corrupt(what.to_string())
 }
 
+/// A text from outside as both databases can keep it: PostgreSQL has no NUL in texts, and none is meant. What was said by
+/// clients is checked at the edge; this is for what stores say and hold.
+pub(super) fn without_nul(text: &str) -> String {
+    text.replace('\0', "")
+}
+
 pub(super) fn time_of(us: i64) -> Result<OffsetDateTime, CatalogError> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000).map_err(|_| corrupt(us))
 }

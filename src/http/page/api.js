@@ -94,6 +94,12 @@ export const api = {
     asked.search += `&kind=sync&state=${state}${session ? `&session_id=${encodeURIComponent(session)}` : ''}`;
     return call(asked.href).then(({ body }) => body.jobs ?? []);
   },
+  /** Deletions that fail again and again (the gateway calls them stuck from the third try on), of the newest that wait. */
+  async stuckDeletions() {
+    const kinds = ['delete', 'delete_local', 'delete_session'];
+    const ask = (kind) => call(`${paged(at('jobs'), 100)}&kind=${kind}&state=waiting`).then(({ body }) => body.jobs ?? []);
+    return (await Promise.all(kinds.map(ask))).flat().filter((job) => job.attempts >= 3 && job.last_error);
+  },
   retryJob: (id) => call(at('jobs', id, 'retry'), { method: 'POST' }).then(({ body }) => body),
   /** Has a parked recording tried again: its job, or its session's syncs where it has none. */
   async tryAgain(session, filename) {

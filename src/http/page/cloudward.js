@@ -1,5 +1,5 @@
-// What is on its way to the cloud, in all sessions: how much waits, what is being sent, what is parked and why, with a
-// button to try it again. Shows nothing while there is nothing to tell.
+// What is on its way to the cloud, in all sessions: how much waits, what is being sent, what is parked and why, which
+// deletions do not succeed and why, with a button to try again. Shows nothing while there is nothing to tell.
 
 import { api, Problem } from './api.js';
 import { announce, byId, fromTemplate, setName, setText } from './dom.js';
@@ -21,27 +21,29 @@ export function startCloudward() {
 }
 
 async function look() {
-  let plan, running, parked;
+  let plan, running, parked, stuck;
   try {
     plan = await api.syncPlan();
-    [running, parked] = await Promise.all(['running', 'parked'].map((state) => api.syncs(state, MOST_ROWS)));
+    const syncs = ['running', 'parked'].map((state) => api.syncs(state, MOST_ROWS));
+    [running, parked, stuck] = await Promise.all([...syncs, api.stuckDeletions()]);
   } catch {
     return; // what was shown is the best that is known; the status line says what is wrong
   }
-  show(plan, running, parked);
+  show(plan, running, parked, stuck);
 }
 
-function show(plan, running, parked) {
+function show(plan, running, parked, stuck) {
   const waiting = Math.max(0, plan.count - running.length);
   const line = [];
   if (waiting > 0) line.push(`${count(waiting, 'recording')} ${waiting === 1 ? 'is' : 'are'} kept here and ${waiting === 1 ? 'waits' : 'wait'} for the cloud.`);
   if (plan.bytes > 0) line.push(`${size(plan.bytes)} to send.`);
   if (plan.parked > 0) line.push(`${count(plan.parked, 'recording')} ${plan.parked === 1 ? 'is' : 'are'} parked.`);
+  if (stuck.length > 0) line.push(`${count(stuck.length, 'deletion')} ${stuck.length === 1 ? 'does' : 'do'} not succeed.`);
   setText(byId('cloudward-line'), line.join(' '));
 
   const group = byId('cloudward');
   const hadFocus = group.contains(document.activeElement);
-  const jobs = new Map([...running, ...parked].map((job) => [job.id, job]));
+  const jobs = new Map([...running, ...parked, ...stuck.slice(0, MOST_ROWS)].map((job) => [job.id, job]));
   for (const [id, { element }] of rows) {
     if (jobs.has(id)) continue;
     element.remove();
@@ -59,6 +61,9 @@ function show(plan, running, parked) {
   if (hadFocus && lost) byId(group.hidden ? 'shelf-heading' : 'cloudward-heading').focus();
 }
 
+// The deletion of a whole session names no file.
+const named = (job) => job.filename ?? 'The whole session';
+
 function row() {
   const { element, parts } = fromTemplate('job-row');
   let job = null;
@@ -67,7 +72,7 @@ function row() {
     parts.retry.ariaBusy = 'true'; // not disabled: that would drop the focus
     try {
       await api.retryJob(job.id);
-      announce(`${job.filename} is tried again.`);
+      announce(`${named(job)} is tried again.`);
     } catch (error) {
       setText(parts.state, error instanceof Problem ? error.detail : String(error));
     }
@@ -76,12 +81,14 @@ function row() {
   });
   function update(now) {
     job = now;
-    const parkedNow = job.state === 'parked';
-    element.dataset.state = job.state;
-    setName(parts.title, job.filename);
-    setText(parts.state, `Session ${job.session_id}. ${parkedNow ? `Parked: ${job.last_error}` : 'Being sent to the cloud.'}`);
-    parts.retry.hidden = !parkedNow;
-    parts.retry.setAttribute('aria-label', `Try again to send ${job.filename}`);
+    const deletes = job.kind !== 'sync';
+    const failed = deletes || job.state === 'parked';
+    element.dataset.state = failed ? 'parked' : job.state;
+    setName(parts.title, named(job));
+    const how = deletes ? `Deleted, but not gone after ${job.attempts} tries: ${job.last_error}` : failed ? `Parked: ${job.last_error}` : 'Being sent to the cloud.';
+    setText(parts.state, `Session ${job.session_id}. ${how}`);
+    parts.retry.hidden = !failed;
+    parts.retry.setAttribute('aria-label', `Try again to ${deletes ? 'delete' : 'send'} ${named(job)}`);
   }
   return { element, update };
 }

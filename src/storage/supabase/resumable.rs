@@ -55,6 +55,7 @@ pub(super) async fn put(
         }
     }
     let id = sending.create(&purpose.metadata(&client.access.bucket, &meta.content_type)).await?;
+    (background.accepted)();
     background.resume.save(Some(&tus::to_text(&id, purpose))).await;
     match sending.finish(&id, 0).await? {
         Ended::Whole => Ok(()),
@@ -149,6 +150,7 @@ impl Sending<'_> {
             let (error, may_be_whole) = match self.append(id, before, end).await {
                 Sent::Offset(at) if at > before && at <= self.size => {
                     offset = at;
+                    (self.background.accepted)();
                     continue;
                 }
                 Sent::Offset(_) => (unavailable("it takes no more bytes of the upload"), false),

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use recording_gateway::catalog::{
     Action, Answered, Arrival, Audit, AuditQuery, Begun, CatalogError, Changed, Children, Deletions,
-    Gateways, Job, JobKind, JobQuery, JobState, Jobs, Mend, Origin, QueueSyncs, Recordings, RequestKey,
-    Requests, SqlCatalog, Work, sqlite,
+    Gateways, Job, JobKind, JobQuery, JobState, JobTally, Jobs, Mend, Origin, QueueSyncs, Recordings,
+    RequestKey, Requests, SqlCatalog, Work, sqlite,
 };
 use recording_gateway::domain::page::Position;
 use recording_gateway::domain::{
@@ -253,6 +253,35 @@ async fn what_others_brought_is_adopted_once_on(place: Place) {
     let (filename, _) = reserve(&catalog, &session("s"), &at, 1).await;
     let reserved = recording(&ObjectKey::new(session("s"), filename), StoreKind::Supabase);
     assert_eq!(catalog.adopt(&[reserved], true, &by()).await.unwrap(), 0);
+}
+
+story!(rows_follow_files_that_nobody_was_promised, following_on);
+
+async fn following_on(place: Place) {
+    let catalog = place.open().await;
+    let key = |name: &str| ObjectKey::parse(&format!("s/{name}.webm")).unwrap();
+    let dropped = |name: &str| Recording {
+        upload_id: String::new(),
+        sha256: None,
+        ..recording(&key(name), StoreKind::Local)
+    };
+    let uploaded = recording(&key("uploaded"), StoreKind::Local);
+    let found = [dropped("a"), dropped("b"), dropped("sent"), uploaded.clone()];
+    assert_eq!(catalog.adopt(&found, false, &by()).await.unwrap(), 4);
+    let both = StoreSet { supabase: true, local: true };
+    let digest = ContentDigest::from_bytes([7; 32]);
+    assert!(catalog.mark_stored(&key("sent"), both, Durability::Cloud, digest, &by()).await.unwrap());
+    assert_eq!(catalog.following(None, 1).await.unwrap(), [dropped("a")]);
+    assert_eq!(catalog.following(Some(&key("a")), 9).await.unwrap(), [dropped("b")]);
+    let uploaded_at = datetime!(2025-01-02 03:04:05 UTC);
+    let grown = Recording { size_bytes: 77, uploaded_at, ..dropped("a") };
+    assert!(catalog.follow(&grown).await.unwrap());
+    assert_eq!(catalog.get(&key("a")).await.unwrap(), Some(grown.clone()));
+    for name in ["sent", "uploaded", "nobody"] {
+        let other = Recording { key: key(name), ..grown.clone() };
+        assert!(!catalog.follow(&other).await.unwrap(), "{name}");
+    }
+    assert_eq!(catalog.get(&key("uploaded")).await.unwrap(), Some(uploaded));
 }
 
 story!(parts_add_up_to_everything, parts_add_up_to_everything_on);
@@ -789,6 +818,61 @@ async fn a_parent_ends_whoever_ends_its_last_children() {
     }
 }
 
+/// The parts of a parent are cancelled and taken up again while their session is deleted and everything is hurried: nobody
+/// waits for who waits for him.
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_and_deleting_do_not_wait_for_each_other() {
+    for place in Place::all().await {
+        let catalog = std::sync::Arc::new(place.open().await);
+        for n in 0..25 {
+            let parent = catalog.open_parent(&JobKind::Migration).await.unwrap().id;
+            let key = |child: i32| ObjectKey::parse(&format!("s{n}/{child}.webm")).unwrap();
+            for child in 0..12 {
+                keep_as_part(&catalog, &key(child), &parent).await;
+            }
+            let mut workers = tokio::task::JoinSet::new();
+            let (other, id) = (catalog.clone(), parent.clone());
+            workers.spawn(async move { drop(other.cancel_job(&id, &by()).await.unwrap()) });
+            let other = catalog.clone();
+            workers.spawn(async move { other.hurry_jobs(now()).await.unwrap() });
+            let (other, id) = (catalog.clone(), parent.clone());
+            workers.spawn(async move { drop(other.retry_job(&id, now()).await.unwrap()) });
+            let (other, keys) = (catalog.clone(), (0..12).rev().map(key).collect::<Vec<_>>());
+            workers.spawn(async move { other.delete(&keys, StoreSet::default(), &by()).await.unwrap() });
+            while let Some(ended) = workers.join_next().await {
+                ended.unwrap();
+            }
+            assert_eq!(catalog.get_job(&parent).await.unwrap().unwrap().state, JobState::Done, "{n}");
+        }
+        assert_eq!(catalog.counts().await.unwrap().recordings, 0);
+    }
+}
+
+story!(what_a_store_says_is_kept_whatever_it_is, said_by_a_store_on);
+
+async fn said_by_a_store_on(place: Place) {
+    let catalog = place.open().await;
+    let key = ObjectKey::parse("s/a.webm").unwrap();
+    let found = Recording {
+        content_type: "video/\0webm".into(),
+        upload_id: "u\0".into(),
+        original_filename: Some("a\0.webm".into()),
+        ..recording(&key, StoreKind::Local)
+    };
+    assert_eq!(catalog.adopt(&[found], true, &by()).await.unwrap(), 1);
+    let row = catalog.get(&key).await.unwrap().unwrap();
+    assert_eq!((row.content_type.as_str(), row.upload_id.as_str()), ("video/webm", "u"));
+    let job = claim(&catalog).await.unwrap();
+    catalog.keep_resume_point(&job, Some("at\0 1")).await.unwrap();
+    catalog.postpone_job(&job, now() - 2_000_000, "it said \0 nothing").await.unwrap();
+    let told = catalog.get_job(&job.id).await.unwrap().unwrap();
+    assert_eq!(told.last_error.as_deref(), Some("it said  nothing"));
+    assert_eq!(claim(&catalog).await.unwrap().resume_point.as_deref(), Some("at 1"));
+    catalog.park(&key, "too \0large", &by()).await.unwrap();
+    let row = catalog.get(&key).await.unwrap().unwrap();
+    assert_eq!(row.parked_reason.as_deref(), Some("too large"));
+}
+
 story!(a_parked_sync_ends_with_its_recording, parked_and_gone_on);
 
 async fn parked_and_gone_on(place: Place) {
@@ -798,6 +882,8 @@ async fn parked_and_gone_on(place: Place) {
         keep(&catalog, &recording(&key(name), StoreKind::Local), true, None).await.unwrap();
         catalog.park(&key(name), "too large", &by()).await.unwrap();
     }
+    let [syncs, others @ ..] = catalog.counts().await.unwrap().by_kind;
+    assert_eq!((syncs, others), (JobTally { open: 0, parked: 4 }, [JobTally::default(); 3]));
     let row = async |name: &str| catalog.get(&key(name)).await.unwrap().unwrap();
     entomb(&catalog, &key("deleted"), StoreSet::default()).await;
     assert!(catalog.forget(&row("lost").await, &by()).await.unwrap());
