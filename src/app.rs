@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::catalog::copy as catalog_copy;
 pub use crate::catalog::copy::TableCopy;
 use crate::catalog::{Catalog, CatalogError, Counts, Gateways, Origin, Work, postgres, sqlite};
-use crate::cli::check::CheckLine;
+use crate::cli::check::{CheckLine, listen_remedy};
 use crate::config::{Config, DownloadVia, Loaded, SyncConfig, SyncVerify};
 use crate::domain::GatewayId;
 use crate::domain::media::TypeRules;
@@ -68,19 +68,15 @@ impl App {
         metrics::init();
         let root = &config.storage.local_dir;
         let catalog_dir = root.join(".catalog");
-        std::fs::create_dir_all(&catalog_dir).with_context(|| {
-            format!(
-                "cannot make {}; set storage.local_dir to a directory this user may write",
-                catalog_dir.display()
-            )
-        })?;
+        std::fs::create_dir_all(&catalog_dir).map_err(unwritable("make", &catalog_dir))?;
         let lock = lock_directory(&catalog_dir)?;
         // Names that were made just now outlive a power cut, as what is answered from then on does. Where the directory
         // above may not be opened it was there before.
         for dir in [root.parent(), Some(root)].into_iter().flatten() {
             let _ = sync_dir(if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
         }
-        let spool = Spool::open(root.join(".spool")).context("cannot open the spool")?;
+        let spool_dir = root.join(".spool");
+        let spool = Spool::open(spool_dir.clone()).map_err(unwritable("use", &spool_dir))?;
         let local = LocalStore::open(root.clone(), spool.clone()).context("cannot open the local store")?;
         let room = Room::new(root.clone(), config.storage.min_free);
         let cache = Cache::new(cache_dir(root, config.download.cache_bytes));
@@ -96,11 +92,9 @@ impl App {
         }
         let catalog = catalog?;
         let host = config.server.host.as_str();
-        let listener = TcpListener::bind((host, config.server.port)).await.with_context(|| {
-            format!(
-                "cannot listen on {host}:{}; choose another port with --port, or stop what has it",
-                config.server.port
-            )
+        let listener = TcpListener::bind((host, config.server.port)).await.map_err(|error| {
+            let remedy = listen_remedy(&error);
+            anyhow::anyhow!("cannot listen on {host}:{}: {error}; {remedy}", config.server.port)
         })?;
         let address = listener.local_addr().context("the listener has no address")?;
         let advertised = config
@@ -219,7 +213,11 @@ async fn open_catalog(config: &Config, dir: &Path) -> anyhow::Result<Arc<dyn Cat
             }
             Ok(Arc::new(catalog))
         }
-        Err(error) => anyhow::bail!("{}; {}", chain(&error), catalog_remedy(config, &error)),
+        Err(error) => anyhow::bail!(
+            "{}; {}",
+            chain(&error),
+            catalog_remedy(config, config.catalog.url.is_none(), &error)
+        ),
     }
 }
 
@@ -237,12 +235,14 @@ pub async fn copy_catalogue(config: &Config, to: &url::Url) -> anyhow::Result<Ve
     );
     let _lock = lock_directory(&dir)?;
     let gateway = gateway_id(&dir)?;
-    let told = |what: &str, error: CatalogError| anyhow::anyhow!("{what}: {}", chain(&error));
+    let told = |what: &str, embedded: bool, error: CatalogError| {
+        anyhow::anyhow!("{what}: {}; {}", chain(&error), catalog_remedy(config, embedded, &error))
+    };
     let (from, _) = sqlite::open(&path, gateway.clone())
         .await
-        .map_err(|error| told("the embedded catalogue cannot be read", error))?;
+        .map_err(|error| told("the embedded catalogue", true, error))?;
     let (to, _) =
-        postgres::open(to, gateway).await.map_err(|error| told("the target cannot be used", error))?;
+        postgres::open(to, gateway).await.map_err(|error| told("the database to copy to", false, error))?;
     let copied = catalog_copy::copy(&from, &to).await;
     to.close().await;
     from.close().await;
@@ -254,16 +254,29 @@ fn database_url(config: &Config) -> url::Url {
     text.parse().expect("the configuration checked that it is an address")
 }
 
-fn catalog_remedy(config: &Config, error: &CatalogError) -> &'static str {
-    match (error, &config.catalog.url) {
-        (CatalogError::Newer(_), _) => "start the version that made it",
-        (_, Some(_)) => {
-            "check DATABASE_URL and that the database answers; without it nothing can be promised"
+/// What to do about a catalogue that cannot be used.
+fn catalog_remedy(config: &Config, embedded: bool, error: &CatalogError) -> String {
+    let path = config.storage.local_dir.join(".catalog/catalog.sqlite");
+    let away = format!(
+        "move {} away (with the files whose names begin so): it is rebuilt from the stores, but deletions that a store did not confirm yet are forgotten",
+        path.display()
+    );
+    match (error, embedded) {
+        (CatalogError::Newer(_), false) => {
+            "start that version, or set DATABASE_URL to another database".into()
         }
-        (CatalogError::Full(_), None) => "make room on the disk",
-        (_, None) => {
-            "move the .catalog directory away; it is rebuilt from the stores (deletions that a store did not confirm yet are forgotten)"
+        (CatalogError::Newer(_), true) => format!("start that version, or {away}"),
+        (_, false) => {
+            "check its address (DATABASE_URL, or --to), and that it answers; without it nothing can be promised".into()
         }
+        (CatalogError::Full(_), true) => "make room on the disk".into(),
+        (CatalogError::Closed(_), true) => {
+            format!(
+                "make {} a file that this user may read and write, in a directory likewise",
+                path.display()
+            )
+        }
+        (_, true) => format!("put back {} from a backup, or {away}", path.display()),
     }
 }
 
@@ -274,7 +287,7 @@ fn gateway_id(dir: &Path) -> anyhow::Result<GatewayId> {
         Ok(text) if !text.trim().is_empty() => return Ok(GatewayId(text.trim().to_owned())),
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) => return Err(unwritable("read", &path)(error)),
     }
     let id = uuid::Uuid::now_v7().to_string();
     let write = || -> std::io::Result<()> {
@@ -284,13 +297,25 @@ fn gateway_id(dir: &Path) -> anyhow::Result<GatewayId> {
         file.persist(&path)?;
         crate::spool::sync_dir(dir)
     };
-    write().with_context(|| format!("cannot write {}", path.display()))?;
+    write().map_err(unwritable("write", &path))?;
     Ok(GatewayId(id))
+}
+
+/// Says what to do about a file or directory below `storage.local_dir` that this user cannot use.
+fn unwritable(doing: &str, path: &Path) -> impl FnOnce(std::io::Error) -> anyhow::Error {
+    let what = format!("cannot {doing} {}", path.display());
+    move |error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => "make room on the disk",
+            _ => "set storage.local_dir (--local-dir) to a directory that this user may read and write",
+        };
+        anyhow::anyhow!("{what}: {error}; {remedy}")
+    }
 }
 
 fn lock_directory(dir: &Path) -> anyhow::Result<std::fs::File> {
     let path = dir.join("lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    let file = std::fs::File::create(&path).map_err(unwritable("write", &path))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => anyhow::bail!(
@@ -440,9 +465,10 @@ async fn check_catalog(config: &Config) -> Vec<CheckLine> {
             CheckLine::ok("catalogue", format!("{} recordings, {} jobs", counts.recordings, counts.jobs)),
             check_unsynced(&counts),
             check_parked(&counts),
+            check_deletions(&counts),
         ],
         Err(error) => {
-            let remedy = catalog_remedy(config, &error);
+            let remedy = catalog_remedy(config, config.catalog.url.is_none(), &error);
             vec![CheckLine::failure("catalogue", chain(&error), remedy)]
         }
     }
@@ -465,7 +491,6 @@ fn check_unsynced(counts: &Counts) -> CheckLine {
         CheckLine::warning(
             "unsynced",
             detail,
-            check_deletions(&counts),
             "see what the line about the cloud says, and whether a gateway runs",
         )
     }
@@ -478,6 +503,17 @@ fn check_parked(counts: &Counts) -> CheckLine {
             "parked",
             format!("{parked} recordings that the cloud will not take stay on this disk"),
             "the list of their session tells why; change that, or keep them here",
+        ),
+    }
+}
+
+fn check_deletions(counts: &Counts) -> CheckLine {
+    match counts.stuck_deletions {
+        0 => CheckLine::ok("deletions", "none fails again and again"),
+        stuck => CheckLine::warning(
+            "deletions",
+            format!("{stuck} failed several times: a store keeps what was deleted"),
+            "`jobs ls --kind delete` tells why; the key may lack the right to delete",
         ),
     }
 }
@@ -507,17 +543,6 @@ async fn check_cloud(config: &Config) -> CheckLine {
         Err(error) => {
             let remedy = match error.kind {
                 Kind::Unauthorized => {
-fn check_deletions(counts: &Counts) -> CheckLine {
-    match counts.stuck_deletions {
-        0 => CheckLine::ok("deletions", "none fails again and again"),
-        stuck => CheckLine::warning(
-            "deletions",
-            format!("{stuck} failed several times: a store keeps what was deleted"),
-            "`jobs ls --kind delete` tells why; the key may lack the right to delete",
-        ),
-    }
-}
-
                     "copy the service role key again from Project Settings > API".to_owned()
                 }
                 Kind::BucketMissing => {

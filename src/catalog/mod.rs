@@ -37,10 +37,14 @@ pub enum CatalogError {
     #[error("the disk that holds the catalogue is full")]
     Full(#[source] sqlx::Error),
     /// Made by a newer version of this program.
-    #[error(
-        "the catalogue was made by a newer version (migration {0}); start that version, or move the catalogue away"
-    )]
+    #[error("the catalogue was made by a newer version (migration {0})")]
     Newer(i64),
+    /// The file is none of a catalogue, or is damaged. It was not changed.
+    #[error("the catalogue's file is damaged, or something else")]
+    Damaged(#[source] sqlx::Error),
+    /// The file cannot be opened, or not for writing.
+    #[error("the catalogue's file cannot be opened")]
+    Closed(#[source] sqlx::Error),
     /// Another gateway has taken the keyed request over, because this one was not seen for long.
     #[error("another gateway answers this request")]
     RequestLost,
@@ -239,10 +243,6 @@ pub struct Counts {
     pub parked: u64,
     /// Jobs that wait or run, parents aside.
     pub jobs: u64,
-}
-
-/// The port: everything the use cases ask of a catalogue.
-pub trait Catalog: Recordings + Deletions + Jobs + Requests + Audit + Gateways {}
     /// The same and parked ones, by kind.
     pub by_kind: [JobTally; JobTally::KINDS.len()],
     /// Deletions that failed [often](STUCK_AFTER): a store keeps what was deleted, most likely because it refuses.
@@ -265,6 +265,10 @@ pub struct JobTally {
 impl JobTally {
     /// The kinds that are done by themselves, as [`Counts::by_kind`] has them.
     pub const KINDS: [&str; 4] = ["sync", "delete", "delete_local", "delete_session"];
+}
+
+/// The port: everything the use cases ask of a catalogue.
+pub trait Catalog: Recordings + Deletions + Jobs + Requests + Audit + Gateways {}
 
 impl<T: Recordings + Deletions + Jobs + Requests + Audit + Gateways> Catalog for T {}
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::{AnyPool, Connection, Executor};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 use url::Url;
 
 use super::sql::{Dialect, SqlCatalog};
@@ -18,9 +18,11 @@ const READERS: u32 = 4;
 /// Opens the file, making and migrating it as needed. Returns whether it was made.
 ///
 /// # Errors
-/// [`CatalogError::Newer`] for a file of a newer version, which is left as it is.
+/// [`CatalogError::Newer`] for a file of a newer version, [`CatalogError::Damaged`] for one that is no catalogue: they are
+/// left as they are. [`CatalogError::Closed`] if this user may not use it.
 pub async fn open(path: &Path, gateway: GatewayId) -> Result<(SqlCatalog, bool), CatalogError> {
     let new = !path.exists();
+    knock(path, "rwc").await?;
     let write = pool(path, "rwc", 1, true).await?;
     let readers = async || pool(path, "ro", READERS, false).await;
     Ok((SqlCatalog::prepare(Dialect::Sqlite, write, readers, gateway).await?, new))
@@ -28,6 +30,7 @@ pub async fn open(path: &Path, gateway: GatewayId) -> Result<(SqlCatalog, bool),
 
 /// Reads the figures of an existing file without changing it, also while a gateway runs on it.
 pub async fn inspect(path: &Path) -> Result<Counts, CatalogError> {
+    knock(path, "ro").await?;
     let read = pool(path, "ro", 1, false).await?;
     let counts = SqlCatalog::inspect(Dialect::Sqlite, read.clone()).await;
     read.close().await;
@@ -54,6 +57,37 @@ async fn pool(path: &Path, mode: &str, connections: u32, writes: bool) -> Result
         .connect_with(AnyConnectOptions::from_str(&address(path, mode)?)?)
         .await
         .map_err(CatalogError::from)
+}
+
+/// Opens the file on one connection, for the true cause if it can never be used: a pool goes on trying, and says in the end
+/// that it took too long. Whatever may pass is left to the pool.
+async fn knock(path: &Path, mode: &str) -> Result<(), CatalogError> {
+    // Read-only, a directory is opened and then fails as a broken disk does.
+    if path.is_dir() {
+        return Err(CatalogError::Closed(std::io::Error::from(std::io::ErrorKind::IsADirectory).into()));
+    }
+    sqlx::any::install_default_drivers();
+    let options = AnyConnectOptions::from_str(&address(path, mode)?)?;
+    let asked = async {
+        let mut connection = AnyConnection::connect_with(&options).await?;
+        // The first reads it; the second wants to write, and changes nothing.
+        connection.execute("SELECT count(*) FROM sqlite_master").await?;
+        if mode == "rwc" {
+            connection.execute("BEGIN IMMEDIATE").await?;
+            connection.execute("ROLLBACK").await?;
+        }
+        connection.close().await
+    };
+    let Err(error) = asked.await else { return Ok(()) };
+    let code = error.as_database_error().and_then(|error| error.code());
+    // The low byte of an extended code is the plain one (sqlite.org/rescode.html).
+    match code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff) {
+        // CORRUPT, NOTADB
+        Some(11 | 26) => Err(CatalogError::Damaged(error)),
+        // PERM, READONLY, CANTOPEN
+        Some(3 | 8 | 14) => Err(CatalogError::Closed(error)),
+        _ => Ok(()),
+    }
 }
 
 fn address(path: &Path, mode: &str) -> Result<String, CatalogError> {

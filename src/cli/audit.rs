@@ -5,27 +5,27 @@ use serde_json::json;
 
 use super::client::{Gateway, GatewayArgs};
 use super::ls::{some_rows, text};
-use super::{Outcome, Settings, print};
+use super::{Outcome, Settings, print, words};
 
 #[derive(Args, Debug)]
 pub(super) struct AuditArgs {
     /// Only this session
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = words::session)]
     session: Option<String>,
     /// Only recordings of this name
     #[arg(long, value_name = "NAME")]
     filename: Option<String>,
-    /// uploaded, adopted, synced, parked, deleted, repaired or denied
-    #[arg(long)]
+    /// Only where this was done
+    #[arg(long, value_parser = words::action())]
     action: Option<String>,
     /// anonymous for clients, gateway for what it did by itself
     #[arg(long)]
     actor: Option<String>,
     /// Not before this time, like 2024-12-01T00:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = words::moment)]
     since: Option<String>,
     /// Before this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = words::moment)]
     until: Option<String>,
     /// At most so many, the newest
     #[arg(long, value_name = "N", default_value_t = 100)]

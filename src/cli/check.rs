@@ -196,11 +196,22 @@ async fn port(server: &ServerConfig) -> CheckLine {
                 "choose another with server.port or --port, or stop it",
             ),
         },
-        Err(error) => CheckLine::failure(
-            "port",
-            format!("{place} cannot be listened on: {error}"),
-            "choose another server.host or server.port (those below 1024 are for root)",
-        ),
+        Err(error) => {
+            let detail = format!("{place} cannot be listened on: {error}");
+            CheckLine::failure("port", detail, listen_remedy(&error))
+        }
+    }
+}
+
+/// What to do about an address that cannot be listened on.
+pub fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "choose another port with --port, or stop what has it (`recording-gateway check` says whether it is a gateway)"
+        }
+        io::ErrorKind::PermissionDenied => "choose another port with --port: those below 1024 are for root",
+        // A name that nobody knows has no kind of its own.
+        _ => "set --host to an address of this machine, like 127.0.0.1, or 0.0.0.0 for all that it has",
     }
 }
 

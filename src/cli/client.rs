@@ -10,14 +10,14 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use url::{Host, Url};
 
-use super::{Settings, Usage};
+use super::{Settings, Usage, words};
 use crate::config::ServerConfig;
 
 /// Flags of the commands that need a running gateway.
 #[derive(Args, Debug)]
 pub(super) struct GatewayArgs {
     /// Address of the gateway; default: server.host and server.port of the configuration
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = words::address)]
     url: Option<Url>,
     /// Print JSON
     #[arg(long)]
@@ -69,9 +69,6 @@ impl Gateway {
     /// The one named by `--url`, else the one that this configuration would start.
     pub fn find(args: &GatewayArgs, settings: &Settings) -> anyhow::Result<Self> {
         let base = match &args.url {
-            Some(url) if !matches!(url.scheme(), "http" | "https") => {
-                return Err(Usage(format!("--url {url}: must start with http:// or https://")).into());
-            }
             Some(url) => url.clone(),
             None => own_address(&settings.load()?.config.server)?,
         };

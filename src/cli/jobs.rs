@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::client::{Gateway, GatewayArgs};
 use super::ls::{some_rows, text};
-use super::{Outcome, Settings, print};
+use super::{Outcome, Settings, print, words};
 
 #[derive(Args, Debug)]
 pub(super) struct JobsArgs {
@@ -18,14 +18,14 @@ pub(super) struct JobsArgs {
 enum JobsCommand {
     /// List jobs, newest first
     Ls {
-        /// waiting, running, done, parked or cancelled
-        #[arg(long)]
+        /// Only those that are so
+        #[arg(long, value_parser = words::job_state())]
         state: Option<String>,
-        /// sync, delete, delete_local, delete_session, sync_all, sync_session or migration
-        #[arg(long)]
+        /// Only those that do this
+        #[arg(long, value_parser = words::job_kind())]
         kind: Option<String>,
         /// Only about this session
-        #[arg(long, short)]
+        #[arg(long, short, value_parser = words::session)]
         session: Option<String>,
         /// Only the parts of this job
         #[arg(long, value_name = "ID")]

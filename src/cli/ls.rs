@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::client::{Gateway, GatewayArgs};
-use super::{Outcome, Settings, print};
+use super::{Outcome, Settings, print, words};
 
 /// Rows asked for at once.
 const PAGE_ROWS: usize = 1000;
@@ -16,6 +16,7 @@ const PAGE_ROWS: usize = 1000;
 #[derive(Args, Debug)]
 pub(super) struct LsArgs {
     /// Session whose recordings to list; without it, the sessions
+    #[arg(value_parser = words::session)]
     session: Option<String>,
     #[command(flatten)]
     gateway: GatewayArgs,

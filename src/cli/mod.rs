@@ -17,6 +17,7 @@ mod rm;
 mod sync;
 mod upload;
 mod verify;
+mod words;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

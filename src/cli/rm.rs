@@ -6,13 +6,15 @@ use clap::Args;
 use reqwest::Method;
 
 use super::client::{Gateway, GatewayArgs};
-use super::{Outcome, Settings, Usage, print};
+use super::{Outcome, Settings, Usage, print, words};
 
 #[derive(Args, Debug)]
 pub(super) struct RmArgs {
     /// Session
+    #[arg(value_parser = words::session)]
     session: String,
     /// Recording to delete; without it, the whole session
+    #[arg(value_parser = words::filename)]
     filename: Option<String>,
     /// Don't ask
     #[arg(long, short)]

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Gateway, GatewayArgs};
-use super::{Outcome, Settings, print};
+use super::{Outcome, Settings, print, words};
 
 /// How often the gateway is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub(super) struct SyncArgs {
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
     /// Only this session
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = words::session)]
     session: Option<String>,
     /// Wait until nothing is left to be sent
     #[arg(long)]

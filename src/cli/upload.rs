@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::client::{ClientError, Gateway, GatewayArgs};
 use super::form::{UploadForm, blocks};
-use super::{Outcome, Settings, print};
+use super::{Outcome, Settings, print, words};
 
 #[derive(Args, Debug)]
 pub(super) struct UploadArgs {
@@ -26,10 +26,10 @@ pub(super) struct UploadArgs {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Session they belong to
-    #[arg(long, short)]
+    #[arg(long, short, value_parser = words::session)]
     session: String,
     /// Kind of recording: 1 to 32 of a-z 0-9 _ -
-    #[arg(long = "type", short = 't', value_name = "TYPE", default_value = "session")]
+    #[arg(long = "type", short = 't', value_name = "TYPE", default_value = "session", value_parser = words::recording_type)]
     recording_type: String,
     #[command(flatten)]
     gateway: GatewayArgs,

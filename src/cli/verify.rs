@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Map, Value};
 
 use super::client::{Gateway, GatewayArgs};
-use super::{Outcome, Settings, print};
+use super::{Outcome, Settings, print, words};
 
 /// A line is shorter; something else is no gateway.
 const LONGEST_LINE: usize = 1 << 20;
@@ -16,7 +16,7 @@ const LONGEST_LINE: usize = 1 << 20;
 #[derive(Args, Debug)]
 pub(super) struct VerifyArgs {
     /// Only this session
-    #[arg(long, value_name = "SESSION")]
+    #[arg(long, value_name = "SESSION", value_parser = words::session)]
     session: Option<String>,
     /// Read every copy and compare its SHA-256
     #[arg(long)]

@@ -166,13 +166,16 @@ impl StorageError {
     }
 }
 
-/// An error with everything below it on one line, for logs and reasons.
+/// An error with everything below it on one line, for logs and reasons. What only repeats the one above it is left out.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let below = error.to_string();
+        if !text.ends_with(&below) {
+            text.push_str(": ");
+            text.push_str(&below);
+        }
         next = error.source();
     }
     text

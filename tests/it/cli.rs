@@ -18,6 +18,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
 use futures_util::{FutureExt as _, stream};
+use recording_gateway::catalog::Action;
+use recording_gateway::service::jobs::{JOB_KINDS, JobState};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -182,6 +184,16 @@ fn usage_mistakes_end_with_2() {
         &["ls", "--port", "0"],
         &["ls", "--url", "http://127.0.0.1:1", ".."],
         &["rm", "--yes", "--url", "http://127.0.0.1:1", "session", ""],
+        &["upload", "--session", "a/b", "x.webm"],
+        &["upload", "--session", "s", "--type", "A", "x.webm"],
+        &["ls", "--url", "127.0.0.1:8000"],
+        &["rm", "--yes", "session", "a/b.webm"],
+        &["sync", "--session", ".s"],
+        &["verify", "--session", "a b"],
+        &["jobs", "ls", "--state", "foo"],
+        &["jobs", "ls", "--kind", "foo"],
+        &["audit", "--action", "foo"],
+        &["audit", "--since", "yesterday"],
         &["migrate"],
         &["migrate", "absent-directory"],
         &["migrate", ".", "--session", "a b"],
@@ -192,6 +204,49 @@ fn usage_mistakes_end_with_2() {
         let ran = run(args);
         assert_eq!(ran.code, 2, "{args:?}: {}{}", ran.out, ran.err);
         assert!(!ran.err.is_empty() && ran.out.is_empty(), "{args:?}");
+    }
+}
+
+/// Whoever mistypes is told which argument, what may be there, and once; a gateway is not asked.
+#[test]
+fn mistakes_are_told_with_what_to_do() {
+    let told = |args: &[&str], words: &[&str]| {
+        let ran = run(args);
+        for word in words {
+            assert_eq!(ran.err.matches(word).count(), 1, "{args:?}: {word} is not once in {}", ran.err);
+        }
+    };
+    told(&["upload", "--session", "a/b", "x.webm"], &["--session", "a session id is 1 to 128 characters"]);
+    told(&["ls", "--url", "localhost:8000"], &["--url", "http://127.0.0.1:8000"]);
+    told(&["--host", "nonsense.invalid", "--port", "0"], &["cannot listen on", "address of this machine"]);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    told(&["--port", &port], &["cannot listen on", "another port with --port"]);
+    // Not even root may make a directory there.
+    told(&["--port", "0", "--local-dir", "/proc/nothing"], &["cannot make /proc/nothing", "--local-dir"]);
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("recordings"), "").unwrap();
+    let ran: Ran = gateway(dir.path(), &["--port", "0"]).output().unwrap().into();
+    assert!(ran.code == 1 && ran.err.contains("--local-dir"), "{}", ran.err);
+    let ran: Ran = gateway(dir.path(), &["--port", "0", "--local-dir", "other"])
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .output()
+        .unwrap()
+        .into();
+    assert!(ran.code == 1 && ran.err.contains("check its address (DATABASE_URL"), "{}", ran.err);
+    assert_eq!(ran.err.matches("refused").count(), 1, "{}", ran.err);
+}
+
+/// The words that the command line knows are the gateway's.
+#[test]
+fn the_words_of_jobs_and_changes_are_all_known() {
+    let jobs = run(&["jobs", "ls", "--help"]).out;
+    for word in JOB_KINDS.into_iter().chain(JobState::ALL.map(JobState::as_str)) {
+        assert!(jobs.contains(word), "{word}: {jobs}");
+    }
+    let audit = run(&["audit", "--help"]).out;
+    for word in Action::ALL.map(Action::as_str) {
+        assert!(audit.contains(word), "{word}: {audit}");
     }
 }
 
@@ -325,7 +380,7 @@ fn stored(seen: &Seen) -> Response {
         200,
         &json!({
             "success": true,
-            "file_path": "talk 1/name.webm",
+            "file_path": "talk.1/name.webm",
             "file_size": bytes.len(),
             "message": "Recording saved locally: name.webm",
             "sha256": hex::encode(Sha256::digest(bytes)),
@@ -343,7 +398,7 @@ fn upload_streams_forms_and_prints_a_line_each() {
     fs::write(dir.path().join("a \"b\".webm"), b"small").unwrap();
     let ran: Ran = gateway(
         dir.path(),
-        &["upload", "large.webm", "a \"b\".webm", "--session", "talk 1", "--type", "interview"],
+        &["upload", "large.webm", "a \"b\".webm", "--session", "talk.1", "--type", "interview"],
     )
     .args(["--url", &server.url])
     .output()
@@ -356,7 +411,7 @@ fn upload_streams_forms_and_prints_a_line_each() {
     );
 
     let seen = server.seen.lock().unwrap().clone();
-    assert_eq!(server.lines(), ["POST /recordings/upload/talk%201", "POST /recordings/upload/talk%201"]);
+    assert_eq!(server.lines(), ["POST /recordings/upload/talk.1", "POST /recordings/upload/talk.1"]);
     let form = parts(&seen[0]);
     assert_eq!(form[0], ("recording_type".into(), None, b"interview".to_vec()));
     assert_eq!((form[1].0.as_str(), form[1].1.as_deref()), ("recording", Some("large.webm")));
@@ -535,19 +590,19 @@ fn ls_gives_up_on_a_listing_without_end() {
 #[test]
 fn rm_deletes_only_when_told_so() {
     let server = Scripted::start(|seen| match seen.line.as_str() {
-        "DELETE /recordings/talk/a%20b%2Fc.webm" => reply(
+        "DELETE /recordings/talk/a%20b%23c.webm" => reply(
             202,
             &json!({"success": true, "message": "Deletion from Supabase is pending: x", "pending": ["supabase"]}),
         ),
         "DELETE /recordings/talk" => reply(200, &json!({"success": true, "message": "Gone."})),
         _ => reply(404, &json!({"detail": "There is no such recording.", "request_id": "req-1"})),
     });
-    let asked = run(&["rm", "talk", "a b/c.webm", "--url", &server.url]);
+    let asked = run(&["rm", "talk", "a b#c.webm", "--url", &server.url]);
     assert_eq!(asked.code, 2);
     assert!(asked.err.contains("--yes"), "{}", asked.err);
     assert_eq!(server.lines(), Vec::<String>::new());
 
-    let one = run(&["rm", "--yes", "talk", "a b/c.webm", "--url", &server.url]);
+    let one = run(&["rm", "--yes", "talk", "a b#c.webm", "--url", &server.url]);
     assert_eq!((one.code, one.out.as_str()), (0, "Deletion from Supabase is pending: x\n"));
     let all = run(&["rm", "-y", "talk", "--json", "--url", &server.url]);
     assert_eq!(serde_json::from_str::<Value>(&all.out).unwrap()["message"], "Gone.");

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, SqliteConnection};
 
@@ -219,4 +220,46 @@ async fn a_catalogue_of_a_newer_version_keeps_it_from_starting() {
     let text = String::from_utf8(refused.stderr).unwrap();
     assert!(text.contains("newer version"), "{text}");
     assert!(std::fs::read(&catalogue).unwrap() == bytes, "the catalogue was changed");
+}
+
+/// What can never be used as a catalogue is told at once, with what to do, and left as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalogue_that_is_none_is_named_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    Process::start(dir.path(), &[]).stop_in_order();
+    let catalogue = dir.path().join("recordings/.catalog/catalog.sqlite");
+    let whole = std::fs::read(&catalogue).unwrap();
+    let refused = || {
+        let begun = Instant::now();
+        let refused = command(dir.path(), &[]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+        let check = Command::new(assert_cmd::cargo::cargo_bin!("recording-gateway"))
+            .current_dir(dir.path())
+            .env_clear()
+            .args(["check", "--port", "0"])
+            .output()
+            .unwrap();
+        [String::from_utf8(refused.stderr).unwrap(), String::from_utf8(check.stdout).unwrap()]
+    };
+    let garbage = b"somebody's notes ".repeat(1000);
+    // Its first page is good, what it leads to is not.
+    let mut rotten = whole.clone();
+    rotten[100..4096].fill(0xa5);
+    for bytes in [&garbage, &rotten] {
+        std::fs::write(&catalogue, bytes).unwrap();
+        for text in refused() {
+            assert!(text.contains("damaged") && text.contains("catalog.sqlite away"), "{text}");
+            assert!(!text.contains("timed out"), "{text}");
+        }
+        assert!(std::fs::read(&catalogue).unwrap() == *bytes, "it was changed");
+    }
+    std::fs::remove_file(&catalogue).unwrap();
+    std::fs::create_dir(&catalogue).unwrap();
+    for text in refused() {
+        assert!(text.contains("cannot be opened") && text.contains("may read and write"), "{text}");
+    }
+    std::fs::remove_dir(&catalogue).unwrap();
+    std::fs::write(&catalogue, whole).unwrap();
+    Process::start(dir.path(), &[]).stop_in_order();
 }

@@ -15,55 +15,66 @@ impl SqlCatalog {
         // Whole sessions are deleted at once; keys of several sessions come one session after the other.
         for keys in keys.chunk_by(|a, b| a.session == b.session) {
             let Some(first) = keys.first() else { continue };
-            let mut tx = self.begin_for(&first.session).await?;
-            let mut ended = Vec::new();
-            for key in keys {
-                let (session, filename) = (key.session.as_str(), key.filename.as_str());
-                let row = self.row(&mut tx, key).await?;
-                let is_new = asked && row.is_none() && !is_entombed(&mut tx, key).await?;
-                // The file may lie on another gateway's disk. What nobody knows of can only lie here.
-                let holder =
-                    row.as_ref().and_then(|row| row.held_by.clone()).unwrap_or_else(|| self.gateway.clone());
-                let local = if pending.local { holder.as_str() } else { "" };
-                // Without a row it was deleted before: if somebody has still to remove the file, that stays so.
-                let kept = sql(
-                    "INSERT INTO tombstones (session_id, filename, deleted_at, pending_supabase, pending_local, local_gateway)
-                     VALUES ($1, $2, $3, $4, $5, nullif($6, '')) ON CONFLICT (session_id, filename) DO UPDATE SET
-                         pending_supabase = CASE WHEN $4 = 1 THEN 1 ELSE tombstones.pending_supabase END,
-                         pending_local = CASE WHEN $5 = 1 THEN 1 ELSE tombstones.pending_local END,
-                         local_gateway = CASE WHEN $5 = 1 AND ($7 = 1 OR tombstones.pending_local = 0) THEN $6
-                             ELSE tombstones.local_gateway END
-                     RETURNING local_gateway",
-                )
-                .bind(session)
-                .bind(filename)
-                .bind(now_us())
-                .bind(i64::from(pending.supabase))
-                .bind(i64::from(pending.local))
-                .bind(local)
-                .bind(i64::from(row.is_some()))
-                .fetch_one(&mut *tx)
-                .await?;
-                let holder = kept.try_get::<Option<String>, _>(0)?.map_or(holder, GatewayId);
-                ended.extend(jobs::cancel_sync(&mut tx, key, "the recording was deleted").await?);
-                jobs::add_deletions(&mut tx, key, pending, &holder).await?;
-                if row.is_some() {
-                    sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
-                        .bind(session)
-                        .bind(filename)
-                        .execute(&mut *tx)
-                        .await?;
-                }
-                if row.is_some() || is_new {
-                    let before = row.and_then(|row| row.sha256);
-                    let change = Change { before, ..Change::of(Action::Deleted, key) };
-                    audit::note(&mut tx, &change, by).await?;
-                }
-            }
-            parents::settle_parents(&mut tx, ended).await?;
-            tx.commit().await?;
+            again!(self.bury_in(&first.session, keys, pending, asked, by).await)?;
         }
         Ok(())
+    }
+
+    async fn bury_in(
+        &self,
+        session: &SessionId,
+        keys: &[ObjectKey],
+        pending: StoreSet,
+        asked: bool,
+        by: &Origin,
+    ) -> Result<()> {
+        let mut tx = self.begin_for(session).await?;
+        let mut ended = Vec::new();
+        for key in keys {
+            let (session, filename) = (key.session.as_str(), key.filename.as_str());
+            let row = self.row(&mut tx, key).await?;
+            let is_new = asked && row.is_none() && !is_entombed(&mut tx, key).await?;
+            // The file may lie on another gateway's disk. What nobody knows of can only lie here.
+            let holder =
+                row.as_ref().and_then(|row| row.held_by.clone()).unwrap_or_else(|| self.gateway.clone());
+            let local = if pending.local { holder.as_str() } else { "" };
+            // Without a row it was deleted before: if somebody has still to remove the file, that stays so.
+            let kept = sql(
+                "INSERT INTO tombstones (session_id, filename, deleted_at, pending_supabase, pending_local, local_gateway)
+                 VALUES ($1, $2, $3, $4, $5, nullif($6, '')) ON CONFLICT (session_id, filename) DO UPDATE SET
+                     pending_supabase = CASE WHEN $4 = 1 THEN 1 ELSE tombstones.pending_supabase END,
+                     pending_local = CASE WHEN $5 = 1 THEN 1 ELSE tombstones.pending_local END,
+                     local_gateway = CASE WHEN $5 = 1 AND ($7 = 1 OR tombstones.pending_local = 0) THEN $6
+                         ELSE tombstones.local_gateway END
+                 RETURNING local_gateway",
+            )
+            .bind(session)
+            .bind(filename)
+            .bind(now_us())
+            .bind(i64::from(pending.supabase))
+            .bind(i64::from(pending.local))
+            .bind(local)
+            .bind(i64::from(row.is_some()))
+            .fetch_one(&mut *tx)
+            .await?;
+            let holder = kept.try_get::<Option<String>, _>(0)?.map_or(holder, GatewayId);
+            ended.extend(jobs::cancel_sync(&mut tx, key, "the recording was deleted").await?);
+            jobs::add_deletions(&mut tx, key, pending, &holder).await?;
+            if row.is_some() {
+                sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
+                    .bind(session)
+                    .bind(filename)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            if row.is_some() || is_new {
+                let before = row.and_then(|row| row.sha256);
+                let change = Change { before, ..Change::of(Action::Deleted, key) };
+                audit::note(&mut tx, &change, by).await?;
+            }
+        }
+        parents::settle_parents(&mut tx, ended).await?;
+        Ok(tx.commit().await?)
     }
 }
 

@@ -281,11 +281,65 @@ impl SqlCatalog {
         };
         Ok(affected.chunk_by(together).map(<[_]>::to_vec).collect())
     }
-}
 
-#[async_trait]
-impl Jobs for SqlCatalog {
-    async fn queue_syncs(&self, which: QueueSyncs<'_>) -> Result<u64> {
+    /// Makes some jobs of one transaction due now; whether there was one.
+    async fn retry_part(
+        &self,
+        part: &[(String, ObjectKey)],
+        is_deletion: bool,
+        parent: Option<&str>,
+        now_us: i64,
+    ) -> Result<bool> {
+        let (mut tx, mut changed) = (self.begin_part(part).await?, false);
+        for (id, key) in part {
+            // A recording that is gone leaves nothing to send.
+            if is_deletion || self.row(&mut tx, key).await?.is_some() {
+                retry(&mut tx, id, key, now_us).await?;
+                changed = true;
+            }
+        }
+        if let Some(parent) = parent {
+            settle_parent(&mut tx, parent).await?;
+        }
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    /// Stops some syncs of one transaction; whether one was open.
+    async fn cancel_part(&self, part: &[(String, ObjectKey)], by: &Origin) -> Result<bool> {
+        let (mut tx, mut changed) = (self.begin_part(part).await?, false);
+        let mut parents = Vec::new();
+        for (id, key) in part {
+            // It may have come to its end before the session was ours.
+            let open = sql("SELECT 1 FROM jobs WHERE id = $1 AND state = 'open'").bind(id.as_str());
+            if open.fetch_optional(&mut *tx).await?.is_none() {
+                continue;
+            }
+            changed = true;
+            parents.extend(end_child(&mut tx, "sync", key, "cancelled", Some(CANCELLED)).await?);
+            sql("UPDATE recordings SET parked_reason = $3, parked_for_now = 0
+                 WHERE session_id = $1 AND filename = $2 AND in_supabase = 0")
+            .bind(key.session.as_str())
+            .bind(key.filename.as_str())
+            .bind(CANCELLED)
+            .execute(&mut *tx)
+            .await?;
+            let change = Change { detail: Some(CANCELLED), ..Change::of(Action::Parked, key) };
+            audit::note(&mut tx, &change, by).await?;
+        }
+        settle_parents(&mut tx, parents).await?;
+        tx.commit().await?;
+        Ok(changed)
+    }
+
+    async fn begin_part(&self, part: &[(String, ObjectKey)]) -> Result<Tx> {
+        match part.first() {
+            Some((_, first)) => self.begin_for(&first.session).await,
+            None => self.begin().await,
+        }
+    }
+
+    async fn queue_once(&self, which: QueueSyncs<'_>) -> Result<u64> {
         let session = which.session.map_or("", |session| session.as_str());
         let mut tx = self.begin().await?;
         let rows = sql("SELECT session_id, filename, local_gateway FROM recordings r
@@ -345,6 +399,13 @@ impl Jobs for SqlCatalog {
         let open: i64 = row.try_get(0)?;
         tx.commit().await?;
         Ok(u64::try_from(open).unwrap_or(0))
+    }
+}
+
+#[async_trait]
+impl Jobs for SqlCatalog {
+    async fn queue_syncs(&self, which: QueueSyncs<'_>) -> Result<u64> {
+        again!(self.queue_once(which).await)
     }
 
     async fn claim_job(&self, now_us: i64, lease_us: i64, work: Work) -> Result<Option<Job>> {
@@ -576,19 +637,7 @@ impl Jobs for SqlCatalog {
         let mut changed = matches!(job.kind, JobKind::DeleteSession(_));
         let parent = if job.kind.is_parent() { Some(id) } else { job.parent_id.as_deref() };
         for part in self.affected(&job, &["open", "parked", "cancelled"]).await? {
-            let Some((_, first)) = part.first() else { continue };
-            let mut tx = self.begin_for(&first.session).await?;
-            for (id, key) in &part {
-                // A recording that is gone leaves nothing to send.
-                if is_deletion || self.row(&mut tx, key).await?.is_some() {
-                    retry(&mut tx, id, key, now_us).await?;
-                    changed = true;
-                }
-            }
-            if let Some(parent) = parent {
-                settle_parent(&mut tx, parent).await?;
-            }
-            tx.commit().await?;
+            changed |= again!(self.retry_part(&part, is_deletion, parent, now_us).await)?;
         }
         if let JobKind::DeleteSession(_) = job.kind {
             let mut tx = self.begin().await?;
@@ -610,29 +659,7 @@ impl Jobs for SqlCatalog {
         }
         let mut changed = false;
         for part in self.affected(&job, &["open"]).await? {
-            let Some((_, first)) = part.first() else { continue };
-            let mut tx = self.begin_for(&first.session).await?;
-            let mut parents = Vec::new();
-            for (id, key) in &part {
-                // It may have come to its end before the session was ours.
-                let open = sql("SELECT 1 FROM jobs WHERE id = $1 AND state = 'open'").bind(id.as_str());
-                if open.fetch_optional(&mut *tx).await?.is_none() {
-                    continue;
-                }
-                changed = true;
-                parents.extend(end_child(&mut tx, "sync", key, "cancelled", Some(CANCELLED)).await?);
-                sql("UPDATE recordings SET parked_reason = $3, parked_for_now = 0
-                     WHERE session_id = $1 AND filename = $2 AND in_supabase = 0")
-                .bind(key.session.as_str())
-                .bind(key.filename.as_str())
-                .bind(CANCELLED)
-                .execute(&mut *tx)
-                .await?;
-                let change = Change { detail: Some(CANCELLED), ..Change::of(Action::Parked, key) };
-                audit::note(&mut tx, &change, by).await?;
-            }
-            settle_parents(&mut tx, parents).await?;
-            tx.commit().await?;
+            changed |= again!(self.cancel_part(&part, by).await)?;
         }
         let job = self.get_job(id).await?.ok_or_else(|| corrupt(id))?;
         Ok(if changed { Changed::Yes(job) } else { Changed::No(job) })

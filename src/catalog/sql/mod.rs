@@ -6,6 +6,21 @@
 //! transaction that changes a session takes that session's lock first. So a name that was looked up is still free
 //! when it is taken, and nothing is remembered beside its tombstone.
 
+/// Does a change again that the database ended because it and others waited for each other: nothing of it was done. What
+/// changes many rows in no order, and what can meet that, is done so. At the top, so that the rooms below know it.
+macro_rules! again {
+    ($change:expr) => {{
+        let mut tries_left = super::TRIES;
+        loop {
+            let done = $change;
+            tries_left -= 1;
+            if tries_left == 0 || !super::was_deadlocked(&done) {
+                break done;
+            }
+        }
+    }};
+}
+
 mod audit;
 mod deletions;
 mod gateways;
@@ -198,6 +213,16 @@ impl SqlCatalog {
         }
         Ok(tx.commit().await?)
     }
+}
+
+/// Tries of a change that is done `again!`.
+const TRIES: usize = 5;
+
+/// Whether the database ended a transaction because it and others waited for each other (`deadlock_detected` of PostgreSQL,
+/// its manual, appendix A): nothing of it was done.
+fn was_deadlocked<T>(done: &Result<T>) -> bool {
+    let Err(CatalogError::Database(error)) = done else { return false };
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "40P01")
 }
 
 /// A filter that an index can serve: text that allows for its absence would be read row by row. The value is bound in

@@ -824,6 +824,7 @@ async fn a_parent_ends_whoever_ends_its_last_children() {
 async fn cancelling_and_deleting_do_not_wait_for_each_other() {
     for place in Place::all().await {
         let catalog = std::sync::Arc::new(place.open().await);
+        let all = catalog.open_parent(&JobKind::SyncAll).await.unwrap().id;
         for n in 0..25 {
             let parent = catalog.open_parent(&JobKind::Migration).await.unwrap().id;
             let key = |child: i32| ObjectKey::parse(&format!("s{n}/{child}.webm")).unwrap();
@@ -833,6 +834,11 @@ async fn cancelling_and_deleting_do_not_wait_for_each_other() {
             let mut workers = tokio::task::JoinSet::new();
             let (other, id) = (catalog.clone(), parent.clone());
             workers.spawn(async move { drop(other.cancel_job(&id, &by()).await.unwrap()) });
+            let (other, sync) = (catalog.clone(), all.clone());
+            workers.spawn(async move {
+                let which = QueueSyncs { parked: true, parent: Some(&sync), ..QueueSyncs::default() };
+                other.queue_syncs(which).await.unwrap();
+            });
             let other = catalog.clone();
             workers.spawn(async move { other.hurry_jobs(now()).await.unwrap() });
             let (other, id) = (catalog.clone(), parent.clone());
