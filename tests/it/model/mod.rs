@@ -20,8 +20,8 @@ use self::operations::{Step, steps};
 use self::world::World;
 use crate::support::postgres;
 
-/// Sequences with one gateway on SQLite: what fits into every run. `TESTS_SEQUENCES=10000` takes more.
-const SEQUENCES: u64 = 4_000;
+/// Sequences with one gateway on SQLite. `TESTS_SEED` begins elsewhere, `TESTS_SEQUENCES` takes more or fewer.
+const SEQUENCES: u64 = 10_000;
 /// Sequences with two gateways on one PostgreSQL.
 const SHARED: u64 = 300;
 /// More than cores: a sequence also waits.
