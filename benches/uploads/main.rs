@@ -7,9 +7,11 @@ mod catalogue;
 mod client;
 mod floor;
 mod process;
+mod rivals;
 mod sync;
 mod table;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +25,10 @@ use process::{Process, recordings};
 use table::Samples;
 
 const MIB: u64 = 1 << 20;
-const GROUPS: [&str; 8] = ["one", "many", "small", "memory", "cloud", "content", "sync", "catalogue"];
+/// Uploads at once, of so many parts of the large one each.
+const MANY: u64 = 64;
+const GROUPS: [&str; 9] =
+    ["one", "many", "rivals", "small", "memory", "cloud", "content", "sync", "catalogue"];
 
 struct Options {
     /// Bytes of the large upload.
@@ -42,6 +47,8 @@ struct Bench {
     samples: Samples,
     /// SHA-256 of the large upload.
     digest: String,
+    /// Programs that were wanted and are not here, and what brings them.
+    missing: BTreeSet<String>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -68,12 +75,18 @@ fn main() -> anyhow::Result<()> {
     std::fs::create_dir_all(&place)?;
     let place = place.canonicalize()?;
     let dir = tempfile::Builder::new().prefix("uploads-bench-").tempdir_in(&place)?;
-    let mut bench =
-        Bench { options, data: Data::new(), dir, samples: Samples::default(), digest: String::new() };
+    let (data, samples, missing) = (Data::new(), Samples::default(), BTreeSet::new());
+    let mut bench = Bench { options, data, dir, samples, digest: String::new(), missing };
     bench.run()?;
     println!("{}", table::markdown(&bench.samples));
+    for missing in &bench.missing {
+        println!("Not installed: {missing}");
+    }
     if let Some(path) = &bench.options.json {
-        std::fs::write(path, format!("{:#}\n", bench.samples.json()))?;
+        let json = serde_json::json!({
+            "bytes": bench.options.size, "lines": table::json(&bench.samples), "missing": bench.missing,
+        });
+        std::fs::write(path, format!("{json:#}\n"))?;
     }
     Ok(())
 }
@@ -89,6 +102,9 @@ impl Bench {
             }
             if self.wanted("many") {
                 self.many()?;
+            }
+            if self.wanted("rivals") {
+                self.rivals()?;
             }
             if self.wanted("small") {
                 self.small()?;
@@ -167,21 +183,28 @@ impl Bench {
         self.samples.add("floor cpu", cpu);
         drop((floor, dir));
 
-        for (name, cpu_name, framing) in [
-            ("one", "one cpu", LARGE),
-            ("one, 16 KiB writes", "one, 16 KiB writes cpu", WRITES_16K),
-            ("one, 16 KiB frames", "one, 16 KiB frames cpu", FRAMES_16K),
-        ] {
+        for (name, framing) in
+            [("one", LARGE), ("one, 16 KiB writes", WRITES_16K), ("one, 16 KiB frames", FRAMES_16K)]
+        {
+            self.gateway_one(name, framing)?;
+        }
+        for (name, protocol) in [("one, curl", "--http1.1"), ("one, curl, HTTP/2", "--http2-prior-knowledge")]
+        {
             let dir = self.fresh()?;
             let gateway = self.warm_gateway(dir.path(), None)?;
-            let (wall, cpu) = self.timed_upload(&gateway, framing, true)?;
+            let wall = self.curl_form(gateway.address, "large.webm", "local", protocol)?;
             self.samples.add(name, wall);
-            self.samples.add(cpu_name, cpu);
         }
+        Ok(())
+    }
+
+    fn gateway_one(&mut self, name: &str, framing: Framing) -> anyhow::Result<()> {
         let dir = self.fresh()?;
         let gateway = self.warm_gateway(dir.path(), None)?;
-        let wall = self.curl_form(gateway.address, "large.webm", "local")?;
-        self.samples.add("one, curl", wall);
+        let (wall, cpu) = self.timed_upload(&gateway, framing, true)?;
+        self.samples.add(name, wall);
+        self.samples.add(&format!("{name} cpu"), cpu);
+        self.samples.add(&format!("{name} peak"), gateway.peak_mib()?);
         Ok(())
     }
 
@@ -210,26 +233,30 @@ impl Bench {
     }
 
     fn many(&mut self) -> anyhow::Result<()> {
-        const CLIENTS: u64 = 64;
-        let size = self.options.size / CLIENTS;
-        for (name, cpu_name, peak_name) in
-            [("floor 64", "floor 64 cpu", "floor 64 peak"), ("many", "many cpu", "many peak")]
-        {
-            let dir = self.fresh()?;
-            let server = match name {
-                "many" => Process::gateway(dir.path(), None, &[])?,
-                _ => Process::role("bare-loop", dir.path())?,
-            };
-            let before = server.cpu()?;
-            let wall = self.at_once(CLIENTS as usize, |n| {
-                let mut connection = Connection::open(server.address)?;
-                connection.upload(&self.data, &format!("bench-{n}"), size, LARGE)?;
-                Ok(())
-            })?;
-            self.samples.add(name, wall);
-            self.samples.add(cpu_name, server.cpu()? - before);
-            self.samples.add(peak_name, server.peak_mib()?);
-        }
+        let dir = self.fresh()?;
+        let floor = Process::role("bare-loop", dir.path())?;
+        self.many_to("floor 64", &floor)?;
+        drop((floor, dir));
+        self.gateway_many()
+    }
+
+    fn gateway_many(&mut self) -> anyhow::Result<()> {
+        let dir = self.fresh()?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
+        self.many_to("many", &gateway)
+    }
+
+    fn many_to(&mut self, name: &str, server: &Process) -> anyhow::Result<()> {
+        let size = self.options.size / MANY;
+        let before = server.cpu()?;
+        let wall = self.at_once(MANY as usize, |n| {
+            let mut connection = Connection::open(server.address)?;
+            connection.upload(&self.data, &format!("bench-{n}"), size, LARGE)?;
+            Ok(())
+        })?;
+        self.samples.add(name, wall);
+        self.samples.add(&format!("{name} cpu"), server.cpu()? - before);
+        self.samples.add(&format!("{name} peak"), server.peak_mib()?);
         Ok(())
     }
 
@@ -296,7 +323,8 @@ impl Bench {
         let mut connections = Vec::new();
         for n in 0..CLIENTS {
             let mut connection = Connection::open(gateway.address)?;
-            connection.begin_upload(&format!("slow-{}", n % 50), PASSES * PIECE, false)?;
+            let path = format!("/recordings/upload/slow-{}", n % 50);
+            connection.begin_form(&path, PASSES * PIECE, false)?;
             connections.push(connection);
         }
         for piece in self.data.pieces(PASSES * PIECE, PIECE as usize) {
@@ -335,7 +363,7 @@ impl Bench {
             &["-T", &self.file("large.webm").display().to_string()],
         )?;
         self.samples.add("cloud direct", wall.0);
-        let wall = self.curl_form(gateway.address, "large.webm", "supabase")?;
+        let wall = self.curl_form(gateway.address, "large.webm", "supabase", "--http1.1")?;
         self.samples.add("cloud", wall);
         drop((gateway, cloud));
         for (role, name) in [("cloud", "client healthy"), ("black-hole", "client black hole")] {
@@ -354,10 +382,16 @@ impl Bench {
     }
 
     /// The documented upload by curl.
-    fn curl_form(&self, gateway: SocketAddr, file: &str, lands_in: &str) -> anyhow::Result<f64> {
+    fn curl_form(
+        &self,
+        gateway: SocketAddr,
+        file: &str,
+        lands_in: &str,
+        protocol: &str,
+    ) -> anyhow::Result<f64> {
         let form = format!("recording=@{};type=video/webm", self.file(file).display());
         let url = format!("http://{gateway}/recordings/upload/bench");
-        let (wall, answer) = self.curl(&url, &["-F", &form], &["-F", "recording_type=session"])?;
+        let (wall, answer) = self.curl(&url, &[protocol, "-F", &form], &["-F", "recording_type=session"])?;
         let answer: serde_json::Value = serde_json::from_slice(&answer)?;
         ensure!(answer["storage_type"] == lands_in, "landed elsewhere: {answer}");
         Ok(wall)
@@ -384,9 +418,9 @@ impl Bench {
         let gateway = Process::gateway(dir.path(), None, &[])?;
         let answer = Connection::open(gateway.address)?.upload(&self.data, "bench", size, LARGE)?;
         let path = answer.json["file_path"].as_str().context("no path")?.to_owned();
-        let nginx = Process::nginx(dir.path(), &recordings(dir.path()))?;
+        let nginx = Process::nginx(dir.path(), &recordings(dir.path()), "")?;
         if nginx.is_none() {
-            eprintln!("SKIPPED nginx content, nginx ranges: nginx is not installed");
+            self.missing.insert("nginx serving files: benches/rivals/install nginx".into());
         }
         let gateway = (&gateway, format!("/recordings/{path}/content"), "content", "ranges");
         let nginx = nginx.as_ref().map(|nginx| (nginx, format!("/{path}"), "nginx content", "nginx ranges"));
