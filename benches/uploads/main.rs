@@ -4,21 +4,23 @@
 //! that a slow minute of the machine hits all of them; see `benches/README.md` for what each line means.
 
 mod catalogue;
+mod chart;
 mod client;
+mod cloud;
 mod floor;
 mod process;
 mod rivals;
+mod scale;
 mod sync;
 mod table;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use serde_json::Value;
 
 use client::{Connection, Data, FRAMES_16K, Framing, LARGE, WRITES_16K};
 use process::{Process, recordings};
@@ -27,8 +29,19 @@ use table::Samples;
 const MIB: u64 = 1 << 20;
 /// Uploads at once, of so many parts of the large one each.
 const MANY: u64 = 64;
-const GROUPS: [&str; 9] =
-    ["one", "many", "rivals", "small", "memory", "cloud", "content", "sync", "catalogue"];
+const GROUPS: [&str; 11] = [
+    "one",
+    "many",
+    "rivals",
+    "small",
+    "memory",
+    "cloud",
+    "content",
+    "sync",
+    "first-page",
+    "start",
+    "catalogue",
+];
 
 struct Options {
     /// Bytes of the large upload.
@@ -37,6 +50,7 @@ struct Options {
     huge: u64,
     rounds: usize,
     json: Option<PathBuf>,
+    chart: Option<PathBuf>,
     groups: Vec<String>,
 }
 
@@ -49,11 +63,19 @@ struct Bench {
     digest: String,
     /// Programs that were wanted and are not here, and what brings them.
     missing: BTreeSet<String>,
+    /// What the catalogue's operations took.
+    catalogue: Value,
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut options =
-        Options { size: 1024 * MIB, huge: 10240 * MIB, rounds: 5, json: None, groups: Vec::new() };
+    let mut options = Options {
+        size: 1024 * MIB,
+        huge: 10240 * MIB,
+        rounds: 5,
+        json: None,
+        chart: None,
+        groups: Vec::new(),
+    };
     let mut place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -63,11 +85,12 @@ fn main() -> anyhow::Result<()> {
             "--role" => return process::play(&value()?),
             "--quick" => (options.size, options.huge, options.rounds) = (64 * MIB, 0, 3),
             "--json" => options.json = Some(value()?.into()),
+            "--chart" => options.chart = Some(value()?.into()),
             "--rounds" => options.rounds = value()?.parse()?,
             "--dir" => place = value()?.into(),
             "--only" => options.groups = value()?.split(',').map(str::to_owned).collect(),
             _ => bail!(
-                "unknown: {arg}; there are --quick, --rounds N, --json FILE, --dir DIR, --only {}",
+                "unknown: {arg}; there are --quick, --rounds N, --json FILE, --chart FILE.svg, --dir DIR, --only {}",
                 GROUPS.join(",")
             ),
         }
@@ -76,7 +99,8 @@ fn main() -> anyhow::Result<()> {
     let place = place.canonicalize()?;
     let dir = tempfile::Builder::new().prefix("uploads-bench-").tempdir_in(&place)?;
     let (data, samples, missing) = (Data::new(), Samples::default(), BTreeSet::new());
-    let mut bench = Bench { options, data, dir, samples, digest: String::new(), missing };
+    let mut bench =
+        Bench { options, data, dir, samples, digest: String::new(), missing, catalogue: Value::Null };
     bench.run()?;
     println!("{}", table::markdown(&bench.samples));
     for missing in &bench.missing {
@@ -84,9 +108,13 @@ fn main() -> anyhow::Result<()> {
     }
     if let Some(path) = &bench.options.json {
         let json = serde_json::json!({
-            "bytes": bench.options.size, "lines": table::json(&bench.samples), "missing": bench.missing,
+            "bytes": bench.options.size, "lines": table::json(&bench.samples), "catalogue": bench.catalogue,
+            "missing": bench.missing,
         });
         std::fs::write(path, format!("{json:#}\n"))?;
+    }
+    if let Some(path) = &bench.options.chart {
+        std::fs::write(path, chart::svg(&bench.samples, bench.options.size))?;
     }
     Ok(())
 }
@@ -123,9 +151,15 @@ impl Bench {
                 self.sync()?;
             }
         }
+        if self.wanted("first-page") {
+            self.first_page()?;
+        }
+        if self.wanted("start") {
+            self.start()?;
+        }
         if self.wanted("catalogue") {
             let sizes: &[u64] = if self.options.huge == 0 { &[1, 10_000] } else { &[1, 10_000, 1_000_000] };
-            catalogue::run(sizes, self.fresh()?.path())?;
+            self.catalogue = catalogue::run(sizes, self.fresh()?.path())?;
         }
         if self.wanted("memory") {
             self.slow_clients()?;
@@ -344,72 +378,6 @@ impl Bench {
         self.samples.add("slow peak", gateway.peak_mib()?);
         self.samples.add("slow dropped", f64::from(dropped));
         Ok(())
-    }
-
-    fn cloud(&mut self) -> anyhow::Result<()> {
-        let dir = self.fresh()?;
-        let cloud = Process::role("cloud", dir.path())?;
-        let gateway = self.warm_gateway(dir.path(), Some(&cloud))?;
-        let wall = self.curl(
-            &format!("http://{}/storage/v1/object/interview-recordings/bench/direct.webm", cloud.address),
-            &[
-                "-X",
-                "POST",
-                "-H",
-                "Content-Type: video/webm",
-                "-H",
-                &format!("Authorization: Bearer {}", cloud.key),
-            ],
-            &["-T", &self.file("large.webm").display().to_string()],
-        )?;
-        self.samples.add("cloud direct", wall.0);
-        let wall = self.curl_form(gateway.address, "large.webm", "supabase", "--http1.1")?;
-        self.samples.add("cloud", wall);
-        drop((gateway, cloud));
-        for (role, name) in [("cloud", "client healthy"), ("black-hole", "client black hole")] {
-            let dir = self.fresh()?;
-            let cloud = Process::role(role, dir.path())?;
-            // No upload before this one: it would wait for the black hole, and teach the gateway.
-            let settings: &[&str] = if role == "cloud" { &[] } else { &["supabase.patience=100ms"] };
-            let gateway = Process::gateway(dir.path(), Some(&cloud), settings)?;
-            let mut connection = Connection::open(gateway.address)?;
-            let answer = connection.upload(&self.data, "bench", self.options.size, LARGE)?;
-            let wanted = if role == "cloud" { "supabase" } else { "local" };
-            ensure!(answer.json["storage_type"] == wanted, "landed elsewhere: {}", answer.json);
-            self.samples.add(name, answer.sending.as_secs_f64());
-        }
-        Ok(())
-    }
-
-    /// The documented upload by curl.
-    fn curl_form(
-        &self,
-        gateway: SocketAddr,
-        file: &str,
-        lands_in: &str,
-        protocol: &str,
-    ) -> anyhow::Result<f64> {
-        let form = format!("recording=@{};type=video/webm", self.file(file).display());
-        let url = format!("http://{gateway}/recordings/upload/bench");
-        let (wall, answer) = self.curl(&url, &[protocol, "-F", &form], &["-F", "recording_type=session"])?;
-        let answer: serde_json::Value = serde_json::from_slice(&answer)?;
-        ensure!(answer["storage_type"] == lands_in, "landed elsewhere: {answer}");
-        Ok(wall)
-    }
-
-    fn curl(&self, url: &str, some: &[&str], more: &[&str]) -> anyhow::Result<(f64, Vec<u8>)> {
-        let start = Instant::now();
-        let out = Command::new("curl")
-            .args(["--silent", "--show-error", "--fail"])
-            .args(some)
-            .args(more)
-            .arg(url)
-            .stderr(Stdio::inherit())
-            .output()
-            .context("curl is needed")?;
-        let wall = start.elapsed().as_secs_f64();
-        ensure!(out.status.success(), "curl {url}: {}", out.status);
-        Ok((wall, out.stdout))
     }
 
     fn content(&mut self) -> anyhow::Result<()> {

@@ -109,7 +109,7 @@ impl Process {
             }
             ensure!(start.elapsed() < PATIENCE, "not reached: {what}");
             ensure!(self.child.try_wait()?.is_none(), "ended before {what}");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

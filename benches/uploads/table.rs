@@ -41,7 +41,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(values: &[f64]) -> Option<Self> {
+    /// Of none there is none.
+    pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let (least, most) = (*sorted.first()?, *sorted.last()?);
@@ -51,7 +52,8 @@ impl Spread {
         Some(Self { median, least, most, count })
     }
 
-    fn json(self) -> Value {
+    /// Without the single figures.
+    pub fn json(self) -> Value {
         json!({"median": self.median, "min": self.least, "max": self.most})
     }
 }
@@ -183,6 +185,11 @@ const ROWS: &[Row] = &[
         "sync large",
         CostOf("sync large straight", 0.0),
     ),
+    Row("one indexed query for the first page of 10,000 recordings", "ms", "page query", Alone),
+    Row("**first page of 10,000 recordings**, through HTTP", "ms", "page", CostOf("page query", 2.0)),
+    Row("**start to first answer**, 100,000 recordings in the catalogue", "ms", "start", AtMost(100.0)),
+    Row("start to the first page of a session of 1,000 of them", "ms", "start page", Alone),
+    Row("the gateway's binary", "MiB", "binary", Alone),
     Row("nginx serves the file", "s", "nginx content", Alone),
     Row("**gateway, `/content`** of a local file", "s", "content", RateOf(&["nginx content"], 0.9)),
     Row("nginx, 1,000 ranges of 64 KiB", "s", "nginx ranges", Alone),
