@@ -115,7 +115,7 @@ pub fn svg(samples: &Samples, bytes: u64) -> String {
     }
     let notes = [
         "Medians; the thin lines reach from the least to the most. Shorter is better. Client and server share the machine.",
-        "* neither hashes nor syncs what it takes; the others, the gateway among them, do both before they answer.",
+        "* neither hashes nor syncs what it takes; the gateway and the other servers do both before they answer.",
     ];
     y += 8.0;
     for note in notes {

@@ -95,6 +95,9 @@ fn main() -> anyhow::Result<()> {
             ),
         }
     }
+    if let Some(group) = options.groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
+        bail!("no such group: {group}; there are {}", GROUPS.join(","));
+    }
     std::fs::create_dir_all(&place)?;
     let place = place.canonicalize()?;
     let dir = tempfile::Builder::new().prefix("uploads-bench-").tempdir_in(&place)?;

@@ -39,7 +39,7 @@ impl Bench {
         let mut connection = Connection::open(gateway.address)?;
         let page: serde_json::Value = serde_json::from_str(&connection.text("/recordings/long-0/list")?)?;
         let rows = page["recordings"].as_array().map_or(0, Vec::len);
-        ensure!(page["total"] == LONG && rows == PAGE, "not the first page: {page}");
+        ensure!(page["total_count"] == LONG && rows == PAGE, "{rows} of {}", page["total_count"]);
         let address = format!("sqlite://{}?mode=ro", catalogue_file(dir.path()).display());
         let mut database = runtime.block_on(AnyConnection::connect(&address))?;
         for _ in 0..self.options.rounds {
@@ -69,7 +69,7 @@ impl Bench {
             self.samples.add("start", start.elapsed().as_secs_f64() * 1e3);
             let text = connection.text(&format!("/recordings/long-{round}/list"))?;
             self.samples.add("start page", start.elapsed().as_secs_f64() * 1e3);
-            ensure!(text.contains(&format!("\"total\":{EACH}")), "not everything is there: {text}");
+            ensure!(text.contains(&format!("\"total_count\":{EACH}")), "not everything is there");
         }
         Ok(())
     }

@@ -196,13 +196,13 @@ const ROWS: &[Row] = &[
     Row("gateway, 1,000 ranges of 64 KiB", "s", "ranges", RateOf(&["nginx ranges"], 0.9)),
 ];
 
-/// The lines of a rival: who, what it leaves out, how many times as fast the gateway is to be at one upload, and the
-/// share of its processor time that the gateway may take.
+/// The lines of a rival: who, what it leaves out, how many times the gateway's one upload its own is to take, and the
+/// share of its processor time that the gateway's may be.
 macro_rules! rival {
     ($who:literal, $duties:literal, $times:literal, $share:literal) => {
         [
             Row(
-                concat!("**", $who, "**, one upload, ", $duties, "; the gateway is times as fast"),
+                concat!("**", $who, "**, one upload, ", $duties, "; times the gateway's"),
                 "s",
                 $who,
                 TimesAsMany("one", $times),
@@ -215,7 +215,7 @@ macro_rules! rival {
             ),
             Row(concat!($who, ", one upload, peak memory"), "MiB", concat!($who, " peak"), Alone),
             Row(
-                concat!($who, ", 64 at once; the gateway is times as fast"),
+                concat!($who, ", 64 at once; times the gateway's"),
                 "s",
                 concat!($who, " 64"),
                 TimesAsMany("many", 0.0),
