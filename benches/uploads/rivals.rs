@@ -169,6 +169,12 @@ fn dufs(dir: &Path) -> anyhow::Result<Option<Process>> {
 }
 
 fn nginx(dir: &Path) -> anyhow::Result<Option<Process>> {
+    let Some(program) = installed("nginx") else { return Ok(None) };
+    // How it was built is told there.
+    let built = Command::new(program).arg("-V").output()?.stderr;
+    if !String::from_utf8_lossy(&built).contains("http_dav_module") {
+        return Ok(None);
+    }
     let kept = dir.join("kept");
     std::fs::create_dir(&kept)?;
     // Its default buffer of 16 KiB makes it slower.
