@@ -27,6 +27,7 @@ use crate::service::audit::Denials;
 use crate::service::cache::Cache;
 use crate::service::events::Events;
 use crate::service::health::oldest_unsynced_seconds;
+use crate::service::known_files::KnownFiles;
 use crate::service::upload::UnsureUploads;
 use crate::service::{Rules, Services, Verify};
 use crate::spool::{RESERVE_BYTES, Reserve, Room, Spool, sync_dir};
@@ -116,6 +117,7 @@ impl App {
             room,
             reserve,
             cache,
+            known_files: KnownFiles::default(),
             events: Events::default(),
             denials: Denials::default(),
             unsure: UnsureUploads::default(),

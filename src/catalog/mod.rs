@@ -201,6 +201,18 @@ impl Names {
     }
 }
 
+/// What `recordings_page` sees at one moment.
+#[derive(Clone, Default, Debug)]
+pub struct RecordingsSeen {
+    /// The page, in the order of lists.
+    pub rows: Vec<Recording>,
+    /// Rows of the session.
+    pub total: u64,
+    /// Those of the session that [follow their file](Recording::follows_its_file), wherever they stand: by what the file
+    /// is now they may belong somewhere else.
+    pub following: Vec<Recording>,
+}
+
 /// A session by the rows it has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionTotals {
@@ -336,6 +348,14 @@ pub trait Recordings: Send + Sync {
         after: Option<&Position>,
         limit: usize,
     ) -> Result<SessionsSeen, CatalogError>;
+
+    /// Rows of a session, at most `limit` of those that come after a position of its list.
+    async fn recordings_page(
+        &self,
+        session: &SessionId,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<RecordingsSeen, CatalogError>;
 
     /// What is known of these names, at one moment.
     async fn names(&self, keys: &[ObjectKey]) -> Result<Names, CatalogError>;

@@ -1,9 +1,9 @@
 //! Listings of recordings: the catalogue and both stores as one. The catalogue is read first: what was deleted before the question
 //! came is hidden whatever a slow store still says.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use crate::domain::merge::{Deleted, Listed, Sources, merge};
+use crate::domain::merge::{Deleted, Listed, Sources, follow, merge};
 use crate::domain::page::PageRequest;
 use crate::domain::{ObjectKey, Recording, SessionId, StoreKind};
 use crate::service::{ServiceError, Services};
@@ -39,10 +39,57 @@ impl Services {
         session: &SessionId,
         page: &PageRequest,
     ) -> Result<RecordingsPage, ServiceError> {
+        if let Some(known) = self.known_page(session, page).await? {
+            return Ok(known);
+        }
         let merged = self.merged(&ListScope::Session(session.clone())).await?;
         let total = merged.rows.len();
         let (rows, next_cursor) = page.cut(merged.rows, Listed::position);
         Ok(RecordingsPage { rows, total, next_cursor, unavailable: merged.unavailable })
+    }
+
+    /// The page as the catalogue has it, with a look at the files on it alone: as long as the bucket is not asked and every
+    /// file of the session is known, the stores have nothing to add. `None` if they may.
+    async fn known_page(
+        &self,
+        session: &SessionId,
+        page: &PageRequest,
+    ) -> Result<Option<RecordingsPage>, ServiceError> {
+        // As in `merged`, a second look tells what is missing from what moved.
+        for last_look in [false, true] {
+            let Some(left_alone) = self.stores.primary_left_alone() else { return Ok(None) };
+            // Before the rows are read: a file that was there has its row by then.
+            if !self.files_are_known(session).await? {
+                return Ok(None);
+            }
+            let seen = self.catalog.recordings_page(session, page.after.as_ref(), page.limit + 1).await?;
+            if self.stand_elsewhere(seen.following).await? {
+                return Ok(None);
+            }
+            let keys: Vec<ObjectKey> = seen.rows.iter().map(|row| row.key.clone()).collect();
+            let files = self.stores.fallback().heads(&keys).await;
+            let listing = Listing { primary: Err(left_alone), fallback: files };
+            let merged = self.merge_listing(seen.rows, Deleted::default(), listing, false)?;
+            if last_look || !merged.rows.iter().any(|row| row.missing) {
+                let (rows, next_cursor) = page.cut(merged.rows, Listed::position);
+                let total = usize::try_from(seen.total).unwrap_or(usize::MAX);
+                let unavailable = merged.unavailable;
+                return Ok(Some(RecordingsPage { rows, total, next_cursor, unavailable }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether one of these rows is not what its file is now, and so belongs elsewhere in the list than its row.
+    async fn stand_elsewhere(&self, rows: Vec<Recording>) -> Result<bool, ServiceError> {
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        let keys: Vec<ObjectKey> = rows.iter().map(|row| row.key.clone()).collect();
+        let files = self.stores.fallback().heads(&keys).await?;
+        let mut rows: HashMap<ObjectKey, Recording> =
+            rows.into_iter().map(|row| (row.key.clone(), row)).collect();
+        Ok(files.iter().any(|file| rows.get_mut(&file.key).is_some_and(|row| follow(row, file))))
     }
 
     /// Everything in the scope, in memory. Safe to drop.
@@ -96,6 +143,10 @@ impl Services {
 
     /// The newest recording of a session. Safe to drop.
     pub async fn find_newest(&self, session: &SessionId) -> Result<Listed, ServiceError> {
+        let first = self.known_page(session, &PageRequest { limit: 1, after: None }).await?;
+        if let Some(newest) = first.and_then(|page| page.rows.into_iter().find(|row| !row.missing)) {
+            return Ok(newest);
+        }
         let merged = self.merged(&ListScope::Session(session.clone())).await?;
         // A recording whose bytes are gone is no answer as long as there is one that can be had.
         let (there, missing): (Vec<_>, Vec<_>) = merged.rows.into_iter().partition(|row| !row.missing);

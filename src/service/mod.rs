@@ -13,6 +13,7 @@ pub mod error;
 pub mod events;
 pub mod health;
 pub mod jobs;
+pub mod known_files;
 pub mod list;
 mod peers;
 pub mod rebuild;
@@ -66,6 +67,8 @@ pub struct Services {
     pub reserve: Reserve,
     /// Cloud recordings that are played from here.
     pub cache: cache::Cache,
+    /// Files of which the catalogue knows.
+    pub known_files: known_files::KnownFiles,
     /// What happens, for those who listen.
     pub events: events::Events,
     /// How many refusals may be noted.

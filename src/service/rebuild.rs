@@ -21,14 +21,14 @@ const TAKEN_IN: &str = "bucket_taken_in";
 pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// A directory that changed more recently may change again within the same tick of its clock.
-const TICK: Duration = Duration::from_secs(3);
+pub(super) const TICK: Duration = Duration::from_secs(3);
 
 /// How long it is believed that a directory which looks as it did holds what it did. Links and rights of single files
 /// change without it.
-const BELIEVED_FOR: Duration = Duration::from_secs(3600);
+pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(3600);
 
 /// Names that the catalogue is asked about at a time.
-const BATCH: usize = 1000;
+pub(super) const BATCH: usize = 1000;
 
 /// Recordings taken in from the bucket at a time: what is lost of the work when the cloud goes away.
 const TAKE_IN: usize = 100;

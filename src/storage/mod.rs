@@ -132,6 +132,22 @@ pub trait ObjectStore: Send + Sync {
     /// All objects of the scope whose keys are recordings, in no particular order, to the last page.
     async fn list(&self, scope: &ListScope) -> Result<Vec<StoredObject>, StorageError>;
 
+    /// The keys that objects of a session may have, each object's among them: a store that need not look at what lies
+    /// under a name does not.
+    async fn names(&self, session: &SessionId) -> Result<Vec<ObjectKey>, StorageError> {
+        let objects = self.list(&ListScope::Session(session.clone())).await?;
+        Ok(objects.into_iter().map(|object| object.key).collect())
+    }
+
+    /// As [`head`](Self::head), for some keys: those that are there.
+    async fn heads(&self, keys: &[ObjectKey]) -> Result<Vec<StoredObject>, StorageError> {
+        let mut found = Vec::new();
+        for key in keys {
+            found.extend(self.head(key).await?);
+        }
+        Ok(found)
+    }
+
     /// Every session that may have objects here, also one whose place is empty.
     async fn sessions(&self) -> Result<BTreeSet<SessionId>, StorageError> {
         let objects = self.list(&ListScope::Everything).await?;

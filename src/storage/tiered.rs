@@ -171,9 +171,7 @@ impl<'a> Leave<'a> {
                 let is_try = AtomicBool::new(admission == Admission::Try);
                 Ok(Self { breaker, is_try, reported: false })
             }
-            Admission::Refused => {
-                Err(PrimaryError::LeftAlone { cause: state.cause().unwrap_or("it failed").to_owned() })
-            }
+            Admission::Refused => Err(left_alone(&state)),
         }
     }
 
@@ -211,6 +209,10 @@ impl Drop for Leave<'_> {
             lock(self.breaker).gave_up();
         }
     }
+}
+
+fn left_alone(breaker: &Breaker) -> PrimaryError {
+    PrimaryError::LeftAlone { cause: breaker.cause().unwrap_or("it failed").to_owned() }
 }
 
 /// Counts a failure and says whether the breaker is still closed.
@@ -274,6 +276,13 @@ impl TieredStore {
     /// finding out whether it is back.
     pub fn primary_takes_writes(&self) -> bool {
         self.primary.as_ref().is_some_and(|p| lock(&p.writes).would_admit(Instant::now()))
+    }
+
+    /// Why the primary would not be asked for anything now; `None` if it would be.
+    pub fn primary_left_alone(&self) -> Option<PrimaryError> {
+        let Some(primary) = &self.primary else { return Some(PrimaryError::NotConfigured) };
+        let reads = lock(&primary.reads);
+        (!reads.would_admit(Instant::now())).then(|| left_alone(&reads))
     }
 
     /// Stores and confirms an object in the primary, following `source` while it grows. Safe to drop: the outcome is

@@ -24,6 +24,7 @@ mod interrupted;
 mod jobs_api;
 mod limits;
 mod list;
+mod list_pages;
 mod migrate;
 mod model;
 mod names;

@@ -1,17 +1,20 @@
 //! Questions whose answers are as long as the question: what is known of some names, of some sessions, of one page
-//! of sessions. Whoever goes through everything asks these, a part at a time.
+//! of sessions or of recordings. Whoever goes through everything asks these, a part at a time.
 
 use std::collections::{HashMap, HashSet};
 
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::rows::{corrupt, key_of, session_and_time_of, session_of, time_of};
+use super::recordings::FOLLOWS;
+use super::rows::{
+    RECORDING_COLUMNS, corrupt, key_of, recording_of, session_and_time_of, session_of, time_of,
+};
 use super::{Dialect, Result, Tx, sql};
-use crate::catalog::{Names, SessionTotals, SessionsSeen};
+use crate::catalog::{Names, RecordingsSeen, SessionTotals, SessionsSeen};
 use crate::domain::merge::Deleted;
 use crate::domain::page::Position;
-use crate::domain::{ObjectKey, SessionId};
+use crate::domain::{GatewayId, ObjectKey, SessionId};
 
 /// Values bound in one statement. SQLite takes 32766 (sqlite.org/limits.html), PostgreSQL 65535.
 const AT_ONCE: usize = 500;
@@ -81,17 +84,84 @@ pub(super) async fn recorded_sessions(tx: &mut Tx, sessions: &[SessionId]) -> Re
     Ok(recorded)
 }
 
+/// A text in the order of its bytes, as pages are merged with what stores tell.
+fn by_bytes(dialect: Dialect, column: &str) -> String {
+    match dialect {
+        Dialect::Sqlite => column.to_owned(),
+        Dialect::Postgres => format!("{column} COLLATE \"C\""),
+    }
+}
+
+/// What comes after a position in the list of a session: every row of an earlier time than this one, and of this time
+/// those with a lesser name. Any position has its place in any list.
+fn later_than<'a>(session: &SessionId, after: Option<&'a Position>) -> (i64, &'a str) {
+    let Some(after) = after else { return (i64::MAX, "") };
+    let own = after.name.strip_prefix(session.as_str()).and_then(|name| name.strip_prefix('/'));
+    match own {
+        Some(filename) => (after.time_us, filename),
+        // All names of the session are on one side of it.
+        None if after.name > format!("{session}/") => (after.time_us.saturating_add(1), ""),
+        None => (after.time_us, ""),
+    }
+}
+
+pub(super) async fn recordings_page(
+    tx: &mut Tx,
+    dialect: Dialect,
+    mine: &GatewayId,
+    session: &SessionId,
+    after: Option<&Position>,
+    limit: usize,
+) -> Result<RecordingsSeen> {
+    let (time_us, name) = later_than(session, after);
+    let by_bytes = by_bytes(dialect, "filename");
+    let text = format!(
+        "SELECT {RECORDING_COLUMNS} FROM recordings
+         WHERE session_id = $1 AND uploaded_at <= $2 AND (uploaded_at < $2 OR {by_bytes} < $3)
+         ORDER BY uploaded_at DESC, {by_bytes} DESC LIMIT $4"
+    );
+    let rows = sql(AssertSqlSafe(text))
+        .bind(session.as_str())
+        .bind(time_us)
+        .bind(name)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut **tx)
+        .await?;
+    let following = format!("FROM recordings WHERE session_id = $1 AND local_gateway = $2 AND {FOLLOWS}");
+    let facts = sql(AssertSqlSafe(format!(
+        "SELECT COALESCE((SELECT recordings FROM session_counts WHERE session_id = $1), 0),
+             CASE WHEN EXISTS (SELECT 1 {following}) THEN 1 ELSE 0 END"
+    )))
+    .bind(session.as_str())
+    .bind(mine.as_str())
+    .fetch_one(&mut **tx)
+    .await?;
+    let following = match facts.try_get::<i64, _>(1)? {
+        0 => Vec::new(),
+        _ => {
+            sql(AssertSqlSafe(format!("SELECT {RECORDING_COLUMNS} {following}")))
+                .bind(session.as_str())
+                .bind(mine.as_str())
+                .fetch_all(&mut **tx)
+                .await?
+        }
+    };
+    let recordings =
+        |rows: &[AnyRow]| rows.iter().map(|row| recording_of(row, mine)).collect::<Result<Vec<_>>>();
+    Ok(RecordingsSeen {
+        rows: recordings(&rows)?,
+        total: number(&facts, 0)?,
+        following: recordings(&following)?,
+    })
+}
+
 pub(super) async fn sessions_page(
     tx: &mut Tx,
     dialect: Dialect,
     after: Option<&Position>,
     limit: usize,
 ) -> Result<SessionsSeen> {
-    // The page is merged with what stores tell, in the order of bytes.
-    let by_bytes = match dialect {
-        Dialect::Sqlite => "session_id",
-        Dialect::Postgres => "session_id COLLATE \"C\"",
-    };
+    let by_bytes = by_bytes(dialect, "session_id");
     let later = match after {
         None => String::new(),
         Some(_) => format!("HAVING MAX(uploaded_at) < $2 OR (MAX(uploaded_at) = $2 AND {by_bytes} < $3)"),

@@ -12,7 +12,7 @@ use crate::catalog::CatalogError;
 /// Any number that nobody else uses for an advisory lock.
 const MIGRATING: &str = "SELECT pg_advisory_xact_lock(7240124901)";
 
-fn steps(dialect: Dialect) -> [(&'static str, &'static str); 5] {
+fn steps(dialect: Dialect) -> [(&'static str, &'static str); 6] {
     [
         ("initial", include_str!("migrations/0001_initial.sql")),
         ("gateways jobs audit", include_str!("migrations/0002_gateways_jobs_audit.sql")),
@@ -25,6 +25,13 @@ fn steps(dialect: Dialect) -> [(&'static str, &'static str); 5] {
         ),
         ("parked for now", include_str!("migrations/0004_parked_for_now.sql")),
         ("indexes", include_str!("migrations/0005_indexes.sql")),
+        (
+            "session counts",
+            match dialect {
+                Dialect::Sqlite => include_str!("migrations/0006_session_counts.sqlite.sql"),
+                Dialect::Postgres => include_str!("migrations/0006_session_counts.postgres.sql"),
+            },
+        ),
     ]
 }
 

@@ -8,8 +8,8 @@ use sqlx::{AssertSqlSafe, Row};
 use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of, without_nul};
 use super::{Lost, Result, SqlCatalog, Tx, audit, jobs, listings, parents, sql, tallies};
 use crate::catalog::{
-    Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Names, Origin, Recordings, RequestKey,
-    SessionsSeen, View,
+    Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Names, Origin, Recordings,
+    RecordingsSeen, RequestKey, SessionsSeen, View,
 };
 use crate::domain::merge::Deleted;
 use crate::domain::page::Position;
@@ -20,7 +20,7 @@ use crate::domain::{
 use crate::storage::ListScope;
 
 /// Files that came in past the gateway and of whose bytes nobody was promised anything. An index has just these.
-const FOLLOWS: &str = "upload_id = '' AND sha256 IS NULL AND in_supabase = 0";
+pub(super) const FOLLOWS: &str = "upload_id = '' AND sha256 IS NULL AND in_supabase = 0";
 
 impl SqlCatalog {
     async fn is_taken(tx: &mut Tx, session: &SessionId, filename: &Filename) -> Result<bool> {
@@ -335,6 +335,16 @@ impl Recordings for SqlCatalog {
 
     async fn sessions_page(&self, after: Option<&Position>, limit: usize) -> Result<SessionsSeen> {
         listings::sessions_page(&mut self.snapshot().await?, self.dialect, after, limit).await
+    }
+
+    async fn recordings_page(
+        &self,
+        session: &SessionId,
+        after: Option<&Position>,
+        limit: usize,
+    ) -> Result<RecordingsSeen> {
+        let mut tx = self.snapshot().await?;
+        listings::recordings_page(&mut tx, self.dialect, &self.gateway, session, after, limit).await
     }
 
     async fn names(&self, keys: &[ObjectKey]) -> Result<Names> {

@@ -253,6 +253,8 @@ impl Complete {
                         self.leave_unsure();
                         return Err(error.into());
                     }
+                    // What stands in its place is not known by this name any more.
+                    self.services.known_files.forget(&key.session);
                     (self.leftovers.request, self.leftovers.object) = (self.request.take(), object);
                     self.leftovers.names.push(key);
                     if error.kind != Kind::AlreadyExists {

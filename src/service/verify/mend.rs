@@ -39,6 +39,8 @@ impl Run {
             }
             (Remedy::Forget, Some(row)) => {
                 let forgotten = self.services.catalog.forget(row, &self.services.origin).await?;
+                // A file of its name that was no copy of it is one that nobody knows now.
+                self.services.known_files.forget(&row.key.session);
                 forgotten.then(|| "its row was removed".to_owned())
             }
             _ => None,

@@ -258,6 +258,35 @@ impl Files {
         Ok(objects)
     }
 
+    /// Names in a session's directory, without a look at the files. What cannot be one is left out, where the directory tells.
+    pub(super) fn names(&self, session: &SessionId) -> io::Result<Vec<ObjectKey>> {
+        let Some(dir) = self.session_dir(session)? else { return Ok(Vec::new()) };
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&dir)? {
+            let entry = entry?;
+            let may_be_file = matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown);
+            let name = entry.file_name().to_str().ok().filter(|_| may_be_file);
+            let filename = name.and_then(|name| Filename::parse(name).ok());
+            names.extend(filename.map(|filename| ObjectKey::new(session.clone(), filename)));
+        }
+        Ok(names)
+    }
+
+    /// Those of the files that are there.
+    pub(super) fn heads(&self, keys: Vec<ObjectKey>) -> io::Result<Vec<StoredObject>> {
+        let mut found = Vec::with_capacity(keys.len());
+        let mut open: Option<(SessionId, Option<OwnedFd>)> = None;
+        for key in keys {
+            if open.as_ref().is_none_or(|(session, _)| *session != key.session) {
+                open = Some((key.session.clone(), self.session_dir(&key.session)?));
+            }
+            let Some((_, Some(dir))) = &open else { continue };
+            let stat = rustix::fs::statat(dir, key.filename.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+            found.extend(absent_is_none(stat)?.and_then(|stat| describe(key, &stat)));
+        }
+        Ok(found)
+    }
+
     pub(super) fn sessions(&self) -> io::Result<BTreeSet<SessionId>> {
         let mut sessions = BTreeSet::new();
         for entry in Dir::read_from(&self.handle)? {

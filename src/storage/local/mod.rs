@@ -124,6 +124,16 @@ impl ObjectStore for LocalStore {
         .await
     }
 
+    async fn names(&self, session: &SessionId) -> Result<Vec<ObjectKey>, StorageError> {
+        let session = session.clone();
+        self.blocking("cannot list the directory", move |files| files.names(&session)).await
+    }
+
+    async fn heads(&self, keys: &[ObjectKey]) -> Result<Vec<StoredObject>, StorageError> {
+        let keys = keys.to_vec();
+        self.blocking("cannot look at the files", move |files| files.heads(keys)).await
+    }
+
     async fn sessions(&self) -> Result<BTreeSet<SessionId>, StorageError> {
         self.blocking("cannot list the directory", Files::sessions).await
     }

@@ -7,6 +7,7 @@ use recording_gateway::catalog::{
     Gateways, Job, JobKind, JobQuery, JobState, JobTally, Jobs, Mend, Origin, QueueSyncs, Recordings,
     RequestKey, Requests, SqlCatalog, Work, sqlite,
 };
+use recording_gateway::domain::merge::{Listed, Sources, merge};
 use recording_gateway::domain::page::Position;
 use recording_gateway::domain::{
     ContentDigest, Durability, Filename, GatewayId, NameStem, ObjectKey, Recording, RecordingType, SessionId,
@@ -271,6 +272,8 @@ async fn following_on(place: Place) {
     let both = StoreSet { supabase: true, local: true };
     let digest = ContentDigest::from_bytes([7; 32]);
     assert!(catalog.mark_stored(&key("sent"), both, Durability::Cloud, digest, &by()).await.unwrap());
+    let page = catalog.recordings_page(&session("s"), None, 1).await.unwrap();
+    assert_eq!((page.rows.len(), page.total, page.following), (1, 4, vec![dropped("a"), dropped("b")]));
     assert_eq!(catalog.following(None, 1).await.unwrap(), [dropped("a")]);
     assert_eq!(catalog.following(Some(&key("a")), 9).await.unwrap(), [dropped("b")]);
     let uploaded_at = datetime!(2025-01-02 03:04:05 UTC);
@@ -313,6 +316,26 @@ async fn parts_add_up_to_everything_on(place: Place) {
     assert_eq!(ordered, ["t", "T", "s1", "s.1", "s-1", "s", "S"]);
     assert_eq!((seen[0].count, seen[0].bytes), (7, 70 + 21));
 
+    // A session's rows in pages, in the order of bytes.
+    let listed =
+        |rows: Vec<Recording>| -> Vec<Listed> { merge(Sources { recordings: rows, ..Sources::default() }) };
+    for id in ids {
+        let own = rows.iter().filter(|row| row.key.session.as_str() == id).cloned();
+        let expected: Vec<Recording> = listed(own.collect()).into_iter().map(|row| row.recording).collect();
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = catalog.recordings_page(&session(id), after.as_ref(), 2).await.unwrap();
+            assert_eq!((page.total, page.following.len()), (expected.len() as u64, 0), "{id}");
+            after = listed(page.rows.clone()).last().map(Listed::position);
+            seen.extend(page.rows);
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, expected, "{id}");
+    }
+    assert_eq!(catalog.recordings_page(&session("nobody"), None, 2).await.unwrap().total, 0);
+
     // More names than are asked for at once.
     let (gone, kept) = (rows[1].key.clone(), rows[2].key.clone());
     entomb(&catalog, &gone, StoreSet::only(StoreKind::Supabase)).await;
@@ -323,6 +346,9 @@ async fn parts_add_up_to_everything_on(place: Place) {
     let asked: Vec<ObjectKey> = unknown.chain([gone.clone(), kept.clone(), reserved.clone()]).collect();
     let names = catalog.names(&asked).await.unwrap();
     assert_eq!(names.recorded, [kept].into());
+    let counted = catalog.recordings_page(&gone.session, None, 9).await.unwrap();
+    let own = rows.iter().filter(|row| row.key.session == gone.session).count();
+    assert_eq!((counted.rows.len(), counted.total), (own - 1, own as u64 - 1), "one was deleted");
     assert_eq!(names.deleted.keys, [gone].into());
     assert_eq!(names.reserved, [reserved.clone()].into());
     assert_eq!(names.deleted.sessions.keys().collect::<Vec<_>>(), [&session("u")]);

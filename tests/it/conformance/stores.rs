@@ -214,6 +214,13 @@ async fn lists_keep_to_their_scope() {
         assert_eq!(keys(&**store, session("s")).await, ["s/a.webm", "s/b.webm"], "{name}");
         assert_eq!(keys(&**store, session("S")).await, ["S/a.webm"], "{name}");
         assert_eq!(keys(&**store, session("nobody")).await, [""; 0], "{name}");
+        let mut names = store.names(&SessionId::parse("s").unwrap()).await.unwrap();
+        names.sort();
+        assert_eq!(names, [key("s/a.webm"), key("s/b.webm")], "{name}");
+        assert!(store.names(&SessionId::parse("nobody").unwrap()).await.unwrap().is_empty(), "{name}");
+        let some = [key("s/b.webm"), key("s/no.webm"), key("nobody/a.webm"), key("s2/a.webm")];
+        let there = [store.head(&some[0]).await.unwrap(), store.head(&some[3]).await.unwrap()];
+        assert_eq!(store.heads(&some).await.unwrap(), there.map(Option::unwrap), "{name}");
         let all = ["S/a.webm", "s/a.webm", "s/b.webm", "s2/a.webm", "t-1/x.y.z"];
         assert_eq!(keys(&**store, ListScope::Everything).await, all, "{name}");
         for object in store.list(&ListScope::Everything).await.unwrap() {

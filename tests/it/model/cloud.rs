@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use recording_gateway::domain::merge::StoredObject;
-use recording_gateway::domain::{ObjectKey, StoreKind};
+use recording_gateway::domain::{ObjectKey, SessionId, StoreKind};
 use recording_gateway::spool::SpoolReader;
 use recording_gateway::storage::local::LocalStore;
 use recording_gateway::storage::{
@@ -486,6 +486,18 @@ impl ObjectStore for Disk {
 
     async fn list(&self, scope: &ListScope) -> Result<Vec<StoredObject>, StorageError> {
         self.store.list(scope).await
+    }
+
+    async fn names(&self, session: &SessionId) -> Result<Vec<ObjectKey>, StorageError> {
+        self.store.names(session).await
+    }
+
+    async fn heads(&self, keys: &[ObjectKey]) -> Result<Vec<StoredObject>, StorageError> {
+        self.store.heads(keys).await
+    }
+
+    async fn changed_at(&self, session: &SessionId) -> Result<Option<OffsetDateTime>, StorageError> {
+        self.store.changed_at(session).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError> {

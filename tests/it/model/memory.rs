@@ -116,6 +116,7 @@ impl Memory {
         bucket.calm(true);
         for (at, process) in processes.iter().enumerate() {
             process.run(self.check_one(at, &process.services, turn));
+            process.run(check_pages(&process.alone));
         }
         bucket.calm(false);
     }
@@ -275,4 +276,24 @@ async fn check_sessions(services: &Services, listed: &BTreeMap<ObjectKey, Listed
     let expected: BTreeMap<SessionId, (u64, u64)> =
         expected.into_iter().map(|(session, totals)| (session.clone(), totals)).collect();
     assert_eq!(found, expected, "the sessions and what is in them");
+}
+
+/// The list of each session, in pages of two, is what the list of everything has of it. Without the cloud, for that is when
+/// pages are not cut out of it.
+async fn check_pages(services: &Services) {
+    let mut expected: BTreeMap<SessionId, Vec<Listed>> = BTreeMap::new();
+    for row in services.merged(&ListScope::Everything).await.unwrap().rows {
+        expected.entry(row.recording.key.session.clone()).or_default().push(row);
+    }
+    for (session, expected) in expected {
+        let (mut found, mut page) = (Vec::new(), PageRequest { limit: 2, after: None });
+        loop {
+            let answer = services.list_recordings(&session, &page).await.unwrap();
+            assert_eq!(answer.total, expected.len(), "recordings in {session}");
+            found.extend(answer.rows);
+            let Some(cursor) = answer.next_cursor else { break };
+            page.after = Some(Position::from_cursor(&cursor).unwrap());
+        }
+        assert_eq!(found, expected, "the pages of {session}");
+    }
 }

@@ -51,6 +51,8 @@ impl CatalogFault {
 
 pub struct Process {
     pub services: Services,
+    /// The same without a cloud.
+    pub alone: Services,
     pub dir: PathBuf,
     pub life: Arc<Life>,
     bucket: Arc<Bucket>,
@@ -122,16 +124,16 @@ impl Process {
         let mut services = app.services.for_client("anonymous", "model");
         let local = LocalStore::open(dir.clone(), services.spool.clone()).unwrap();
         let cloud = ScriptedCloud { bucket: bucket.clone(), life: life.clone() };
-        services.stores = Arc::new(TieredStore::new(
-            Some(Arc::new(cloud)),
-            Arc::new(Disk { store: local, bucket: bucket.clone(), life: life.clone() }),
-            PATIENCE,
+        let disk = Arc::new(Disk { store: local, bucket: bucket.clone(), life: life.clone() });
+        let stores = |cloud| {
             // A failure opens the breaker, and the next request is the one that tries: nothing waits in real time.
-            (1, Duration::ZERO),
-            Duration::from_secs(60),
-            Pacer::new(0),
-        ));
-        let process = Self { services, dir, life, bucket, database, app, runtime };
+            let breaker = (1, Duration::ZERO);
+            let ttl = Duration::from_secs(60);
+            Arc::new(TieredStore::new(cloud, disk.clone(), PATIENCE, breaker, ttl, Pacer::new(0)))
+        };
+        let alone = Services { stores: stores(None), ..services.clone() };
+        services.stores = stores(Some(Arc::new(cloud)));
+        let process = Self { services, alone, dir, life, bucket, database, app, runtime };
         // What the background begins with.
         let services = process.services.clone();
         let _ = process.runtime.block_on(services.queue_unsynced());
@@ -177,9 +179,9 @@ impl Process {
             self.services.tasks.stop().await;
             self.services.catalog.close().await;
         });
-        let Self { services, dir, bucket, database, app, runtime, .. } = self;
+        let Self { services, alone, dir, bucket, database, app, runtime, .. } = self;
         let context = runtime.enter();
-        drop((services, app));
+        drop((services, alone, app));
         drop(context);
         runtime.shutdown_timeout(HANGS);
         Self::start(dir, bucket, database)
@@ -198,9 +200,9 @@ impl Process {
                 std::fs::rename(self.dir.join(&name), next.join(&name)).unwrap();
             }
         }
-        let Self { services, dir, bucket, database, app, runtime, .. } = self;
+        let Self { services, alone, dir, bucket, database, app, runtime, .. } = self;
         let context = runtime.enter();
-        drop((services, app));
+        drop((services, alone, app));
         drop(context);
         runtime.shutdown_timeout(HANGS);
         std::fs::remove_dir_all(dir).unwrap();

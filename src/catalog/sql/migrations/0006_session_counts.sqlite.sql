@@ -1,0 +1,14 @@
+-- How many recordings a session has: counting the entries of an index takes as long as reading a page of them. The
+-- triggers keep it in the transaction of the change. A session that is empty again keeps its row.
+CREATE TABLE session_counts (
+    session_id TEXT NOT NULL PRIMARY KEY,
+    recordings BIGINT NOT NULL
+);
+INSERT INTO session_counts (session_id, recordings) SELECT session_id, COUNT(*) FROM recordings GROUP BY session_id;
+CREATE TRIGGER recordings_come AFTER INSERT ON recordings BEGIN
+    INSERT INTO session_counts (session_id, recordings) VALUES (NEW.session_id, 1)
+        ON CONFLICT (session_id) DO UPDATE SET recordings = recordings + 1;
+END;
+CREATE TRIGGER recordings_go AFTER DELETE ON recordings BEGIN
+    UPDATE session_counts SET recordings = recordings - 1 WHERE session_id = OLD.session_id;
+END;
