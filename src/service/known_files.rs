@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use time::OffsetDateTime;
 
@@ -37,7 +38,7 @@ struct Known {
     names: Vec<u64>,
     /// When the directory had changed, if all that is in it is known.
     all_since: Option<OffsetDateTime>,
-    begun: OffsetDateTime,
+    begun: Instant,
     asked: u64,
 }
 
@@ -52,12 +53,12 @@ impl KnownFiles {
     }
 
     /// Whether everything is known of a directory that changed at that time last.
-    fn knows_all(&self, session: &SessionId, changed_at: OffsetDateTime, now: OffsetDateTime) -> bool {
+    fn knows_all(&self, session: &SessionId, changed_at: OffsetDateTime, now: Instant) -> bool {
         let mut remembered = self.lock();
         remembered.turn += 1;
         let turn = remembered.turn;
         let Some(known) = remembered.sessions.get_mut(session) else { return false };
-        if now - known.begun > BELIEVED_FOR || now < known.begun {
+        if now.saturating_duration_since(known.begun) > BELIEVED_FOR {
             remembered.sessions.remove(session);
             return false;
         }
@@ -92,8 +93,7 @@ impl KnownFiles {
         names.extend(learnt.iter().map(|key| remembered.hash(key)));
         names.sort_unstable();
         names.shrink_to_fit();
-        let begun =
-            remembered.sessions.remove(session).map_or_else(OffsetDateTime::now_utc, |known| known.begun);
+        let begun = remembered.sessions.remove(session).map_or_else(Instant::now, |known| known.begun);
         if remembered.make_room(names.len() + SESSION) {
             let asked = remembered.turn;
             remembered.sessions.insert(session.clone(), Known { names, all_since, begun, asked });
@@ -127,7 +127,7 @@ impl Services {
         let (fallback, now) = (self.stores.fallback(), OffsetDateTime::now_utc());
         // Asked before the names: what comes between is a change.
         let changed_at = fallback.changed_at(session).await?;
-        if changed_at.is_some_and(|at| self.known_files.knows_all(session, at, now)) {
+        if changed_at.is_some_and(|at| self.known_files.knows_all(session, at, Instant::now())) {
             return Ok(true);
         }
         let there = fallback.names(session).await?;
@@ -147,5 +147,56 @@ impl Services {
             self.known_files.learn(session, names, &learnt, settled);
         }
         Ok(all_known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(n: usize) -> SessionId {
+        SessionId::parse(&format!("s{n}")).unwrap()
+    }
+
+    fn keys(session: &SessionId, names: std::ops::Range<usize>) -> Vec<ObjectKey> {
+        names.map(|n| ObjectKey::parse(&format!("{session}/{n}.webm")).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_was_learnt_is_not_asked_about_again() {
+        let (files, s) = (KnownFiles::default(), session(1));
+        let (then, now) = (OffsetDateTime::now_utc(), Instant::now());
+        assert!(!files.knows_all(&s, then, now));
+        let (unknown, names) = files.unknown(&s, keys(&s, 0..10));
+        assert_eq!((unknown.len(), names.len()), (10, 0));
+        files.learn(&s, names, &unknown[..8], None);
+        assert!(!files.knows_all(&s, then, now), "not all was known");
+        let (unknown, names) = files.unknown(&s, keys(&s, 3..10));
+        assert_eq!(unknown, keys(&s, 8..10));
+        files.learn(&s, names, &unknown, Some(then));
+        assert!(files.knows_all(&s, then, now));
+        assert!(!files.knows_all(&s, then + TICK, now), "it changed");
+        assert_eq!(files.unknown(&s, keys(&s, 0..10)).0, keys(&s, 0..3), "what went is forgotten");
+        assert!(!files.knows_all(&s, then, now + BELIEVED_FOR * 2), "it is not believed for ever");
+        assert_eq!(files.unknown(&s, keys(&s, 0..10)).0.len(), 10);
+        files.learn(&s, Vec::new(), &unknown, Some(then));
+        files.forget(&s);
+        assert!(!files.knows_all(&s, then, now));
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_remembered() {
+        let (files, then, now) = (KnownFiles::default(), OffsetDateTime::now_utc(), Instant::now());
+        let each = REMEMBERED / 4;
+        for n in 0..3 {
+            files.learn(&session(n), vec![7; each], &[], Some(then));
+        }
+        assert!(files.knows_all(&session(0), then, now), "there is room for three");
+        files.learn(&session(3), vec![7; each], &[], Some(then));
+        let known: Vec<bool> = (0..4).map(|n| files.knows_all(&session(n), then, now)).collect();
+        assert_eq!(known.iter().filter(|known| **known).count(), 3);
+        assert!(known[0] && known[3], "what was listed lately stays: {known:?}");
+        files.learn(&session(4), vec![7; REMEMBERED], &[], Some(then));
+        assert!(!files.knows_all(&session(4), then, now) && files.knows_all(&session(0), then, now));
     }
 }

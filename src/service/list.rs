@@ -1,5 +1,6 @@
 //! Listings of recordings: the catalogue and both stores as one. The catalogue is read first: what was deleted before the question
-//! came is hidden whatever a slow store still says.
+//! came is hidden whatever a slow store still says. A page is read from the catalogue alone where the stores can be known to
+//! have nothing to add.
 
 use std::collections::{HashMap, HashSet};
 

@@ -4,11 +4,11 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::any::AnyRow;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::recordings::FOLLOWS;
 use super::rows::{
-    RECORDING_COLUMNS, corrupt, key_of, recording_of, session_and_time_of, session_of, time_of,
+    RECORDING_COLUMNS, corrupt, key_of, recordings_of, session_and_time_of, session_of, time_of,
 };
 use super::{Dialect, Result, Tx, sql};
 use crate::catalog::{Names, RecordingsSeen, SessionTotals, SessionsSeen};
@@ -105,8 +105,9 @@ fn later_than<'a>(session: &SessionId, after: Option<&'a Position>) -> (i64, &'a
     }
 }
 
+/// In one statement, which sees one moment by itself.
 pub(super) async fn recordings_page(
-    tx: &mut Tx,
+    connection: &mut AnyConnection,
     dialect: Dialect,
     mine: &GatewayId,
     session: &SessionId,
@@ -115,44 +116,36 @@ pub(super) async fn recordings_page(
 ) -> Result<RecordingsSeen> {
     let (time_us, name) = later_than(session, after);
     let by_bytes = by_bytes(dialect, "filename");
+    let in_one_text = match dialect {
+        Dialect::Sqlite => format!("json_group_array(json_array({RECORDING_COLUMNS}))"),
+        Dialect::Postgres => {
+            format!("COALESCE(CAST(json_agg(json_build_array({RECORDING_COLUMNS})) AS TEXT), '[]')")
+        }
+    };
     let text = format!(
-        "SELECT {RECORDING_COLUMNS} FROM recordings
-         WHERE session_id = $1 AND uploaded_at <= $2 AND (uploaded_at < $2 OR {by_bytes} < $3)
-         ORDER BY uploaded_at DESC, {by_bytes} DESC LIMIT $4"
+        "SELECT (SELECT {in_one_text} FROM (
+                SELECT {RECORDING_COLUMNS} FROM recordings
+                WHERE session_id = $1 AND uploaded_at <= $2 AND (uploaded_at < $2 OR {by_bytes} < $3)
+                ORDER BY uploaded_at DESC, {by_bytes} DESC LIMIT $4) AS page),
+             (SELECT {in_one_text} FROM recordings
+                WHERE session_id = $1 AND local_gateway = $5 AND {FOLLOWS}),
+             COALESCE((SELECT recordings FROM session_counts WHERE session_id = $1), 0)"
     );
-    let rows = sql(AssertSqlSafe(text))
+    let row = sql(AssertSqlSafe(text))
+        // Without a server there is no pooler, and preparing it costs as much as a third of the rows.
+        .persistent(dialect == Dialect::Sqlite)
         .bind(session.as_str())
         .bind(time_us)
         .bind(name)
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&mut **tx)
+        .bind(mine.as_str())
+        .fetch_one(connection)
         .await?;
-    let following = format!("FROM recordings WHERE session_id = $1 AND local_gateway = $2 AND {FOLLOWS}");
-    let facts = sql(AssertSqlSafe(format!(
-        "SELECT COALESCE((SELECT recordings FROM session_counts WHERE session_id = $1), 0),
-             CASE WHEN EXISTS (SELECT 1 {following}) THEN 1 ELSE 0 END"
-    )))
-    .bind(session.as_str())
-    .bind(mine.as_str())
-    .fetch_one(&mut **tx)
-    .await?;
-    let following = match facts.try_get::<i64, _>(1)? {
-        0 => Vec::new(),
-        _ => {
-            sql(AssertSqlSafe(format!("SELECT {RECORDING_COLUMNS} {following}")))
-                .bind(session.as_str())
-                .bind(mine.as_str())
-                .fetch_all(&mut **tx)
-                .await?
-        }
-    };
-    let recordings =
-        |rows: &[AnyRow]| rows.iter().map(|row| recording_of(row, mine)).collect::<Result<Vec<_>>>();
-    Ok(RecordingsSeen {
-        rows: recordings(&rows)?,
-        total: number(&facts, 0)?,
-        following: recordings(&following)?,
-    })
+    let (rows, following): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let mut rows = recordings_of(&rows, mine)?;
+    // Nothing lays down the order within an aggregate.
+    rows.sort_by(|a, b| (b.uploaded_at, &b.key.filename).cmp(&(a.uploaded_at, &a.key.filename)));
+    Ok(RecordingsSeen { rows, total: number(&row, 2)?, following: recordings_of(&following, mine)? })
 }
 
 pub(super) async fn sessions_page(

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of, without_nul};
-use super::{Lost, Result, SqlCatalog, Tx, audit, jobs, listings, parents, sql, tallies};
+use super::{Dialect, Lost, Result, SqlCatalog, Tx, audit, jobs, listings, parents, sql, tallies};
 use crate::catalog::{
     Abandoned, Action, Arrival, CatalogError, Change, Counts, Mend, Names, Origin, Recordings,
     RecordingsSeen, RequestKey, SessionsSeen, View,
@@ -343,8 +343,14 @@ impl Recordings for SqlCatalog {
         after: Option<&Position>,
         limit: usize,
     ) -> Result<RecordingsSeen> {
-        let mut tx = self.snapshot().await?;
-        listings::recordings_page(&mut tx, self.dialect, &self.gateway, session, after, limit).await
+        let page = async |connection: &mut AnyConnection| {
+            listings::recordings_page(connection, self.dialect, &self.gateway, session, after, limit).await
+        };
+        match self.dialect {
+            Dialect::Sqlite => page(&mut *self.read.acquire().await?).await,
+            // Behind a pooler every statement is in a transaction.
+            Dialect::Postgres => page(&mut *self.snapshot().await?).await,
+        }
     }
 
     async fn names(&self, keys: &[ObjectKey]) -> Result<Names> {

@@ -1,5 +1,6 @@
 //! Rows of the catalogue to words of the domain and back.
 
+use serde::Deserialize;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use time::OffsetDateTime;
@@ -46,25 +47,69 @@ pub(super) fn digest_of(row: &AnyRow, column: usize) -> Result<Option<ContentDig
     Ok(hex.as_deref().and_then(ContentDigest::from_hex))
 }
 
-/// `mine` is the gateway that reads: a copy on its own disk is held by nobody else.
+/// [`RECORDING_COLUMNS`] as they are kept.
+#[derive(Deserialize)]
+pub(super) struct Columns {
+    session_id: String,
+    filename: String,
+    size_bytes: i64,
+    sha256: Option<String>,
+    content_type: String,
+    original_filename: Option<String>,
+    durability: String,
+    in_supabase: i64,
+    local_gateway: Option<String>,
+    uploaded_at: i64,
+    parked_reason: Option<String>,
+    upload_id: String,
+}
+
+impl Columns {
+    /// `mine` is the gateway that reads: a copy on its own disk is held by nobody else.
+    fn recording(self, mine: &GatewayId) -> Result<Recording, CatalogError> {
+        let session = SessionId::parse(&self.session_id).map_err(|_| corrupt(&self.session_id))?;
+        let filename = Filename::parse(&self.filename).map_err(|_| corrupt(&self.filename))?;
+        let key = ObjectKey::new(session, filename);
+        Ok(Recording {
+            size_bytes: u64::try_from(self.size_bytes).map_err(|_| corrupt(&key))?,
+            sha256: self.sha256.as_deref().and_then(ContentDigest::from_hex),
+            content_type: self.content_type,
+            original_filename: self.original_filename,
+            durability: Durability::parse(&self.durability).ok_or_else(|| corrupt(&key))?,
+            stores: StoreSet { supabase: self.in_supabase != 0, local: self.local_gateway.is_some() },
+            held_by: other(self.local_gateway, mine),
+            uploaded_at: time_of(self.uploaded_at)?,
+            parked_reason: self.parked_reason,
+            upload_id: self.upload_id,
+            key,
+        })
+    }
+}
+
+/// One recording, as `mine` reads it.
 pub(super) fn recording_of(row: &AnyRow, mine: &GatewayId) -> Result<Recording, CatalogError> {
-    let key = key_of(row)?;
-    let durability: String = row.try_get(6)?;
-    let uploaded_at: i64 = row.try_get(9)?;
-    let holder: Option<String> = row.try_get(8)?;
-    Ok(Recording {
-        size_bytes: u64::try_from(row.try_get::<i64, _>(2)?).map_err(|_| corrupt(&key))?,
-        sha256: digest_of(row, 3)?,
+    let columns = Columns {
+        session_id: row.try_get(0)?,
+        filename: row.try_get(1)?,
+        size_bytes: row.try_get(2)?,
+        sha256: row.try_get(3)?,
         content_type: row.try_get(4)?,
         original_filename: row.try_get(5)?,
-        durability: Durability::parse(&durability).ok_or_else(|| corrupt(&key))?,
-        stores: StoreSet { supabase: row.try_get::<i64, _>(7)? != 0, local: holder.is_some() },
-        held_by: other(holder, mine),
-        uploaded_at: time_of(uploaded_at)?,
+        durability: row.try_get(6)?,
+        in_supabase: row.try_get(7)?,
+        local_gateway: row.try_get(8)?,
+        uploaded_at: row.try_get(9)?,
         parked_reason: row.try_get(10)?,
         upload_id: row.try_get(11)?,
-        key,
-    })
+    };
+    columns.recording(mine)
+}
+
+/// Recordings that the database put into one text, an array for each: rows one by one cost several times that, as each
+/// goes from thread to thread.
+pub(super) fn recordings_of(json: &str, mine: &GatewayId) -> Result<Vec<Recording>, CatalogError> {
+    let rows: Vec<Columns> = serde_json::from_str(json).map_err(corrupt)?;
+    rows.into_iter().map(|columns| columns.recording(mine)).collect()
 }
 
 /// The holder, if it is another gateway than `mine`.
