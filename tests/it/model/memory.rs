@@ -197,9 +197,7 @@ impl Memory {
     async fn recognise(&mut self, services: &Services, key: ObjectKey) {
         let bytes =
             read(services, &key).await.unwrap_or_else(|e| panic!("listed, not readable: {key}: {e:?}"));
-        // The same bytes may have been refused before, and sent again.
-        let sent = self.maybes.iter_mut().filter(|maybe| maybe.bytes == bytes);
-        let maybe = sent.min_by_key(|maybe| maybe.refused);
+        let maybe = self.maybes.iter_mut().find(|maybe| maybe.bytes == bytes);
         let maybe = maybe.unwrap_or_else(|| panic!("nobody sent what is listed as {key}"));
         assert!(!maybe.refused, "answered with an error and there: {key}");
         match &maybe.key {
