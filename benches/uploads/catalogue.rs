@@ -14,17 +14,20 @@ use recording_gateway::domain::{
     ContentDigest, Durability, GatewayId, ObjectKey, Recording, StoreKind, StoreSet,
 };
 use recording_gateway::storage::ListScope;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
+
+use super::table::Spread;
 
 const TIMES: usize = 100;
 /// Recordings of one session.
 const SESSION: u64 = 1000;
 
-/// Medians in microseconds, by operation, for each size.
-type Columns = Vec<(String, Vec<(&'static str, f64)>)>;
+/// Microseconds by operation, for each size.
+type Columns = Vec<(String, Vec<(&'static str, Spread)>)>;
 
-/// Prints a table of its own: the sizes are its columns.
-pub fn run(sizes: &[u64], dir: &std::path::Path) -> anyhow::Result<()> {
+/// Prints a table of its own: the sizes are its columns. Returns it as JSON.
+pub fn run(sizes: &[u64], dir: &std::path::Path) -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut columns = Columns::new();
     for size in sizes {
@@ -41,7 +44,14 @@ pub fn run(sizes: &[u64], dir: &std::path::Path) -> anyhow::Result<()> {
         columns.push((format!("{size}, PostgreSQL"), runtime.block_on(measure(&catalog, size))?));
     }
     println!("{}", table(&columns));
-    Ok(())
+    let operation = |(what, spread): &(&str, Spread)| {
+        let mut json = spread.json();
+        json["what"] = json!(what);
+        json["unit"] = json!("µs");
+        json
+    };
+    let column = |(size, figures): &(String, Vec<_>)| json!({"recordings": size, "operations": figures.iter().map(operation).collect::<Value>()});
+    Ok(columns.iter().map(column).collect())
 }
 
 fn table(columns: &Columns) -> String {
@@ -55,13 +65,14 @@ fn table(columns: &Columns) -> String {
     for row in 0..operations {
         let _ = write!(out, "\n| {} | ", columns[0].1[row].0);
         for (_, figures) in columns {
-            let _ = write!(out, "{:.0} | ", figures[row].1);
+            let _ = write!(out, "{:.0} | ", figures[row].1.median);
         }
     }
     out
 }
 
-fn recording(n: u64, synced: bool) -> Recording {
+/// One of those that every operation is tried on.
+pub fn recording(n: u64, synced: bool) -> Recording {
     let key = ObjectKey::parse(&format!("session-{}/r{n:07}.webm", n / SESSION)).expect("a legal key");
     Recording {
         key,
@@ -78,7 +89,7 @@ fn recording(n: u64, synced: bool) -> Recording {
     }
 }
 
-async fn measure(catalog: &SqlCatalog, size: u64) -> anyhow::Result<Vec<(&'static str, f64)>> {
+async fn measure(catalog: &SqlCatalog, size: u64) -> anyhow::Result<Vec<(&'static str, Spread)>> {
     let by = Origin::gateway("bench");
     let mut next = 0;
     while next < size {
@@ -97,8 +108,7 @@ async fn measure(catalog: &SqlCatalog, size: u64) -> anyhow::Result<Vec<(&'stati
                 std::hint::black_box($what);
                 times.push(start.elapsed().as_secs_f64() * 1e6);
             }
-            times.sort_by(f64::total_cmp);
-            figures.push(($name, times[TIMES / 2]));
+            figures.push(($name, Spread::of(&times).context("no figures")?));
         }};
     }
     operation!("get one", n => catalog.get(&some(n)).await?);

@@ -89,14 +89,14 @@ impl Connection {
     }
 
     /// Sends the part of a form upload before the data.
-    pub fn begin_upload(&mut self, session: &str, size: u64, chunked: bool) -> anyhow::Result<()> {
+    pub fn begin_form(&mut self, path: &str, size: u64, chunked: bool) -> anyhow::Result<()> {
         let (part, end) = (part_head(), form_end());
         let length = match chunked {
             true => "Transfer-Encoding: chunked".to_owned(),
             false => format!("Content-Length: {}", part.len() as u64 + size + end.len() as u64),
         };
         let head = format!(
-            "POST /recordings/upload/{session} HTTP/1.1\r\nHost: bench\r\n\
+            "POST {path} HTTP/1.1\r\nHost: bench\r\n\
              Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n{length}\r\n\r\n"
         );
         self.stream.write_all(head.as_bytes())?;
@@ -125,7 +125,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A whole form upload.
+    /// A whole form upload to the gateway.
     pub fn upload(
         &mut self,
         data: &Data,
@@ -133,9 +133,14 @@ impl Connection {
         size: u64,
         framing: Framing,
     ) -> anyhow::Result<Answered> {
+        self.form(data, &format!("/recordings/upload/{session}"), size, framing)
+    }
+
+    /// The same to any path.
+    pub fn form(&mut self, data: &Data, path: &str, size: u64, framing: Framing) -> anyhow::Result<Answered> {
         let Framing { piece, chunked } = framing;
         let start = Instant::now();
-        self.begin_upload(session, size, chunked)?;
+        self.begin_form(path, size, chunked)?;
         for bytes in data.pieces(size, piece) {
             self.send(bytes, chunked)?;
         }
@@ -143,6 +148,33 @@ impl Connection {
         let sending = start.elapsed();
         let json = self.json()?;
         Ok(Answered { sending, whole: start.elapsed(), json })
+    }
+
+    /// The bytes as the body of a PUT.
+    pub fn put(&mut self, data: &Data, path: &str, size: u64) -> anyhow::Result<()> {
+        self.whole(&format!("PUT {path}"), "", data, size)
+    }
+
+    /// An upload of the tus protocol, version 1.0.0: created, then sent whole in one request.
+    pub fn tus(&mut self, data: &Data, path: &str, size: u64) -> anyhow::Result<()> {
+        let create = format!(
+            "POST {path} HTTP/1.1\r\nHost: bench\r\nTus-Resumable: 1.0.0\r\nUpload-Length: {size}\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        self.stream.write_all(create.as_bytes())?;
+        let head = self.no_content(201)?;
+        let location = header(&head, "location").context("a creation without a Location")?;
+        let file = location.find(path).map(|at| &location[at..]).context("a Location elsewhere")?;
+        let headers = "Tus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n\
+                       Content-Type: application/offset+octet-stream\r\n";
+        self.whole(&format!("PATCH {file}"), headers, data, size)
+    }
+
+    fn whole(&mut self, target: &str, headers: &str, data: &Data, size: u64) -> anyhow::Result<()> {
+        let head = format!("{target} HTTP/1.1\r\nHost: bench\r\nContent-Length: {size}\r\n{headers}\r\n");
+        self.stream.write_all(head.as_bytes())?;
+        data.pieces(size, LARGE.piece).try_for_each(|piece| self.send(piece, false))?;
+        self.no_content(if target.starts_with("PUT") { 201 } else { 204 }).map(drop)
     }
 
     /// Asks for a path, perhaps a range of it, and reads the answer's bytes away. Returns how many there were.
@@ -185,22 +217,54 @@ impl Connection {
 
     /// Status, length and the first bytes of the body.
     fn answer_head(&mut self) -> anyhow::Result<(u16, u64, Vec<u8>)> {
+        let (head, body) = self.read_past(b"\r\n\r\n")?;
+        let length = header(&head, "content-length").context("an answer without a length")?;
+        Ok((status(&head)?, length.parse()?, body))
+    }
+
+    /// An answer with that status and an empty body; its head.
+    fn no_content(&mut self, wanted: u16) -> anyhow::Result<String> {
+        let (head, mut body) = self.read_past(b"\r\n\r\n")?;
+        ensure!(status(&head)? == wanted, "not {wanted}: {head}");
+        if header(&head, "transfer-encoding").is_some() {
+            while body.len() < LAST_CHUNK.len() {
+                let mut some = [0; LAST_CHUNK.len()];
+                let n = self.stream.read(&mut some)?;
+                ensure!(n > 0, "the answer broke off");
+                body.extend_from_slice(&some[..n]);
+            }
+            ensure!(body == LAST_CHUNK, "an answer with a body");
+        }
+        Ok(head)
+    }
+
+    /// The text up to `end`, and what came with it.
+    fn read_past(&mut self, end: &[u8]) -> anyhow::Result<(String, Vec<u8>)> {
         let mut head = Vec::new();
         let end = loop {
-            if let Some(at) = memchr::memmem::find(&head, b"\r\n\r\n") {
-                break at + 4;
+            if let Some(at) = memchr::memmem::find(&head, end) {
+                break at + end.len();
             }
             let mut some = [0; 4096];
             let n = self.stream.read(&mut some)?;
             ensure!(n > 0, "the connection was closed instead of an answer");
             head.extend_from_slice(&some[..n]);
         };
-        let body = head.split_off(end);
-        let head = String::from_utf8(head)?.to_ascii_lowercase();
-        let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        Ok((status, length.context("an answer without a length")?.trim().parse()?, body))
+        let rest = head.split_off(end);
+        Ok((String::from_utf8(head)?, rest))
     }
+}
+
+/// The end of a chunked body that is empty.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+fn status(head: &str) -> anyhow::Result<u16> {
+    Ok(head.split(' ').nth(1).context("no status")?.trim().parse()?)
+}
+
+fn header<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
+    let lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines.filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim()).next()
 }
 
 fn part_head() -> String {

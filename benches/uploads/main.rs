@@ -4,26 +4,44 @@
 //! that a slow minute of the machine hits all of them; see `benches/README.md` for what each line means.
 
 mod catalogue;
+mod chart;
 mod client;
+mod cloud;
 mod floor;
 mod process;
+mod rivals;
+mod scale;
 mod sync;
 mod table;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use serde_json::Value;
 
 use client::{Connection, Data, FRAMES_16K, Framing, LARGE, WRITES_16K};
 use process::{Process, recordings};
 use table::Samples;
 
 const MIB: u64 = 1 << 20;
-const GROUPS: [&str; 8] = ["one", "many", "small", "memory", "cloud", "content", "sync", "catalogue"];
+/// Uploads at once, of so many parts of the large one each.
+const MANY: u64 = 64;
+const GROUPS: [&str; 11] = [
+    "one",
+    "many",
+    "rivals",
+    "small",
+    "memory",
+    "cloud",
+    "content",
+    "sync",
+    "first-page",
+    "start",
+    "catalogue",
+];
 
 struct Options {
     /// Bytes of the large upload.
@@ -32,6 +50,7 @@ struct Options {
     huge: u64,
     rounds: usize,
     json: Option<PathBuf>,
+    chart: Option<PathBuf>,
     groups: Vec<String>,
 }
 
@@ -42,11 +61,21 @@ struct Bench {
     samples: Samples,
     /// SHA-256 of the large upload.
     digest: String,
+    /// Programs that were wanted and are not here, and what brings them.
+    missing: BTreeSet<String>,
+    /// What the catalogue's operations took.
+    catalogue: Value,
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut options =
-        Options { size: 1024 * MIB, huge: 10240 * MIB, rounds: 5, json: None, groups: Vec::new() };
+    let mut options = Options {
+        size: 1024 * MIB,
+        huge: 10240 * MIB,
+        rounds: 5,
+        json: None,
+        chart: None,
+        groups: Vec::new(),
+    };
     let mut place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -56,24 +85,39 @@ fn main() -> anyhow::Result<()> {
             "--role" => return process::play(&value()?),
             "--quick" => (options.size, options.huge, options.rounds) = (64 * MIB, 0, 3),
             "--json" => options.json = Some(value()?.into()),
+            "--chart" => options.chart = Some(value()?.into()),
             "--rounds" => options.rounds = value()?.parse()?,
             "--dir" => place = value()?.into(),
             "--only" => options.groups = value()?.split(',').map(str::to_owned).collect(),
             _ => bail!(
-                "unknown: {arg}; there are --quick, --rounds N, --json FILE, --dir DIR, --only {}",
+                "unknown: {arg}; there are --quick, --rounds N, --json FILE, --chart FILE.svg, --dir DIR, --only {}",
                 GROUPS.join(",")
             ),
         }
     }
+    if let Some(group) = options.groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
+        bail!("no such group: {group}; there are {}", GROUPS.join(","));
+    }
     std::fs::create_dir_all(&place)?;
     let place = place.canonicalize()?;
     let dir = tempfile::Builder::new().prefix("uploads-bench-").tempdir_in(&place)?;
+    let (data, samples, missing) = (Data::new(), Samples::default(), BTreeSet::new());
     let mut bench =
-        Bench { options, data: Data::new(), dir, samples: Samples::default(), digest: String::new() };
+        Bench { options, data, dir, samples, digest: String::new(), missing, catalogue: Value::Null };
     bench.run()?;
     println!("{}", table::markdown(&bench.samples));
+    for missing in &bench.missing {
+        println!("Not installed: {missing}");
+    }
     if let Some(path) = &bench.options.json {
-        std::fs::write(path, format!("{:#}\n", bench.samples.json()))?;
+        let json = serde_json::json!({
+            "bytes": bench.options.size, "lines": table::json(&bench.samples), "catalogue": bench.catalogue,
+            "missing": bench.missing,
+        });
+        std::fs::write(path, format!("{json:#}\n"))?;
+    }
+    if let Some(path) = &bench.options.chart {
+        std::fs::write(path, chart::svg(&bench.samples, bench.options.size))?;
     }
     Ok(())
 }
@@ -89,6 +133,9 @@ impl Bench {
             }
             if self.wanted("many") {
                 self.many()?;
+            }
+            if self.wanted("rivals") {
+                self.rivals()?;
             }
             if self.wanted("small") {
                 self.small()?;
@@ -107,9 +154,15 @@ impl Bench {
                 self.sync()?;
             }
         }
+        if self.wanted("first-page") {
+            self.first_page()?;
+        }
+        if self.wanted("start") {
+            self.start()?;
+        }
         if self.wanted("catalogue") {
             let sizes: &[u64] = if self.options.huge == 0 { &[1, 10_000] } else { &[1, 10_000, 1_000_000] };
-            catalogue::run(sizes, self.fresh()?.path())?;
+            self.catalogue = catalogue::run(sizes, self.fresh()?.path())?;
         }
         if self.wanted("memory") {
             self.slow_clients()?;
@@ -167,21 +220,28 @@ impl Bench {
         self.samples.add("floor cpu", cpu);
         drop((floor, dir));
 
-        for (name, cpu_name, framing) in [
-            ("one", "one cpu", LARGE),
-            ("one, 16 KiB writes", "one, 16 KiB writes cpu", WRITES_16K),
-            ("one, 16 KiB frames", "one, 16 KiB frames cpu", FRAMES_16K),
-        ] {
+        for (name, framing) in
+            [("one", LARGE), ("one, 16 KiB writes", WRITES_16K), ("one, 16 KiB frames", FRAMES_16K)]
+        {
+            self.gateway_one(name, framing)?;
+        }
+        for (name, protocol) in [("one, curl", "--http1.1"), ("one, curl, HTTP/2", "--http2-prior-knowledge")]
+        {
             let dir = self.fresh()?;
             let gateway = self.warm_gateway(dir.path(), None)?;
-            let (wall, cpu) = self.timed_upload(&gateway, framing, true)?;
+            let wall = self.curl_form(gateway.address, "large.webm", "local", protocol)?;
             self.samples.add(name, wall);
-            self.samples.add(cpu_name, cpu);
         }
+        Ok(())
+    }
+
+    fn gateway_one(&mut self, name: &str, framing: Framing) -> anyhow::Result<()> {
         let dir = self.fresh()?;
         let gateway = self.warm_gateway(dir.path(), None)?;
-        let wall = self.curl_form(gateway.address, "large.webm", "local")?;
-        self.samples.add("one, curl", wall);
+        let (wall, cpu) = self.timed_upload(&gateway, framing, true)?;
+        self.samples.add(name, wall);
+        self.samples.add(&format!("{name} cpu"), cpu);
+        self.samples.add(&format!("{name} peak"), gateway.peak_mib()?);
         Ok(())
     }
 
@@ -210,26 +270,30 @@ impl Bench {
     }
 
     fn many(&mut self) -> anyhow::Result<()> {
-        const CLIENTS: u64 = 64;
-        let size = self.options.size / CLIENTS;
-        for (name, cpu_name, peak_name) in
-            [("floor 64", "floor 64 cpu", "floor 64 peak"), ("many", "many cpu", "many peak")]
-        {
-            let dir = self.fresh()?;
-            let server = match name {
-                "many" => Process::gateway(dir.path(), None, &[])?,
-                _ => Process::role("bare-loop", dir.path())?,
-            };
-            let before = server.cpu()?;
-            let wall = self.at_once(CLIENTS as usize, |n| {
-                let mut connection = Connection::open(server.address)?;
-                connection.upload(&self.data, &format!("bench-{n}"), size, LARGE)?;
-                Ok(())
-            })?;
-            self.samples.add(name, wall);
-            self.samples.add(cpu_name, server.cpu()? - before);
-            self.samples.add(peak_name, server.peak_mib()?);
-        }
+        let dir = self.fresh()?;
+        let floor = Process::role("bare-loop", dir.path())?;
+        self.many_to("floor 64", &floor)?;
+        drop((floor, dir));
+        self.gateway_many()
+    }
+
+    fn gateway_many(&mut self) -> anyhow::Result<()> {
+        let dir = self.fresh()?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
+        self.many_to("many", &gateway)
+    }
+
+    fn many_to(&mut self, name: &str, server: &Process) -> anyhow::Result<()> {
+        let size = self.options.size / MANY;
+        let before = server.cpu()?;
+        let wall = self.at_once(MANY as usize, |n| {
+            let mut connection = Connection::open(server.address)?;
+            connection.upload(&self.data, &format!("bench-{n}"), size, LARGE)?;
+            Ok(())
+        })?;
+        self.samples.add(name, wall);
+        self.samples.add(&format!("{name} cpu"), server.cpu()? - before);
+        self.samples.add(&format!("{name} peak"), server.peak_mib()?);
         Ok(())
     }
 
@@ -296,7 +360,8 @@ impl Bench {
         let mut connections = Vec::new();
         for n in 0..CLIENTS {
             let mut connection = Connection::open(gateway.address)?;
-            connection.begin_upload(&format!("slow-{}", n % 50), PASSES * PIECE, false)?;
+            let path = format!("/recordings/upload/slow-{}", n % 50);
+            connection.begin_form(&path, PASSES * PIECE, false)?;
             connections.push(connection);
         }
         for piece in self.data.pieces(PASSES * PIECE, PIECE as usize) {
@@ -318,75 +383,15 @@ impl Bench {
         Ok(())
     }
 
-    fn cloud(&mut self) -> anyhow::Result<()> {
-        let dir = self.fresh()?;
-        let cloud = Process::role("cloud", dir.path())?;
-        let gateway = self.warm_gateway(dir.path(), Some(&cloud))?;
-        let wall = self.curl(
-            &format!("http://{}/storage/v1/object/interview-recordings/bench/direct.webm", cloud.address),
-            &[
-                "-X",
-                "POST",
-                "-H",
-                "Content-Type: video/webm",
-                "-H",
-                &format!("Authorization: Bearer {}", cloud.key),
-            ],
-            &["-T", &self.file("large.webm").display().to_string()],
-        )?;
-        self.samples.add("cloud direct", wall.0);
-        let wall = self.curl_form(gateway.address, "large.webm", "supabase")?;
-        self.samples.add("cloud", wall);
-        drop((gateway, cloud));
-        for (role, name) in [("cloud", "client healthy"), ("black-hole", "client black hole")] {
-            let dir = self.fresh()?;
-            let cloud = Process::role(role, dir.path())?;
-            // No upload before this one: it would wait for the black hole, and teach the gateway.
-            let settings: &[&str] = if role == "cloud" { &[] } else { &["supabase.patience=100ms"] };
-            let gateway = Process::gateway(dir.path(), Some(&cloud), settings)?;
-            let mut connection = Connection::open(gateway.address)?;
-            let answer = connection.upload(&self.data, "bench", self.options.size, LARGE)?;
-            let wanted = if role == "cloud" { "supabase" } else { "local" };
-            ensure!(answer.json["storage_type"] == wanted, "landed elsewhere: {}", answer.json);
-            self.samples.add(name, answer.sending.as_secs_f64());
-        }
-        Ok(())
-    }
-
-    /// The documented upload by curl.
-    fn curl_form(&self, gateway: SocketAddr, file: &str, lands_in: &str) -> anyhow::Result<f64> {
-        let form = format!("recording=@{};type=video/webm", self.file(file).display());
-        let url = format!("http://{gateway}/recordings/upload/bench");
-        let (wall, answer) = self.curl(&url, &["-F", &form], &["-F", "recording_type=session"])?;
-        let answer: serde_json::Value = serde_json::from_slice(&answer)?;
-        ensure!(answer["storage_type"] == lands_in, "landed elsewhere: {answer}");
-        Ok(wall)
-    }
-
-    fn curl(&self, url: &str, some: &[&str], more: &[&str]) -> anyhow::Result<(f64, Vec<u8>)> {
-        let start = Instant::now();
-        let out = Command::new("curl")
-            .args(["--silent", "--show-error", "--fail"])
-            .args(some)
-            .args(more)
-            .arg(url)
-            .stderr(Stdio::inherit())
-            .output()
-            .context("curl is needed")?;
-        let wall = start.elapsed().as_secs_f64();
-        ensure!(out.status.success(), "curl {url}: {}", out.status);
-        Ok((wall, out.stdout))
-    }
-
     fn content(&mut self) -> anyhow::Result<()> {
         let size = self.options.size;
         let dir = self.fresh()?;
         let gateway = Process::gateway(dir.path(), None, &[])?;
         let answer = Connection::open(gateway.address)?.upload(&self.data, "bench", size, LARGE)?;
         let path = answer.json["file_path"].as_str().context("no path")?.to_owned();
-        let nginx = Process::nginx(dir.path(), &recordings(dir.path()))?;
+        let nginx = Process::nginx(dir.path(), &recordings(dir.path()), "")?;
         if nginx.is_none() {
-            eprintln!("SKIPPED nginx content, nginx ranges: nginx is not installed");
+            self.missing.insert("nginx serving files: benches/rivals/install nginx".into());
         }
         let gateway = (&gateway, format!("/recordings/{path}/content"), "content", "ranges");
         let nginx = nginx.as_ref().map(|nginx| (nginx, format!("/{path}"), "nginx content", "nginx ranges"));

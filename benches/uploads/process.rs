@@ -73,14 +73,10 @@ impl Process {
         Ok(process)
     }
 
-    /// nginx serving the files below `root`. `None` if there is no nginx here.
-    pub fn nginx(dir: &Path, root: &Path) -> anyhow::Result<Option<Self>> {
-        let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-        let Some(program) = places.split(':').map(|p| Path::new(p).join("nginx")).find(|p| p.is_file())
-        else {
-            return Ok(None);
-        };
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    /// nginx serving the files below `root`; `more` are directives for its server. `None` if there is no nginx here.
+    pub fn nginx(dir: &Path, root: &Path, more: &str) -> anyhow::Result<Option<Self>> {
+        let Some(program) = installed("nginx") else { return Ok(None) };
+        let address = free_address()?;
         let (dir, root) = (dir.display(), root.display());
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let config = format!(
@@ -89,14 +85,20 @@ impl Process {
              http {{ access_log off; sendfile on; keepalive_requests 100000;\n\
              client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;\n\
              uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;\n\
-             server {{ listen {address}; root {root}; }} }}\n"
+             server {{ listen {address}; root {root}; {more} }} }}\n"
         );
         let path = PathBuf::from(format!("{dir}/nginx.conf"));
         std::fs::write(&path, config)?;
-        let child = Command::new(program).arg("-c").arg(&path).stderr(Stdio::null()).spawn()?;
+        Self::listening(Command::new(program).arg("-c").arg(&path).stderr(Stdio::null()), address).map(Some)
+    }
+
+    /// Any server that `command` starts and that is to listen at `address`.
+    pub fn listening(command: &mut Command, address: SocketAddr) -> anyhow::Result<Self> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let mut process = Self { child, address, key: String::new() };
-        process.wait_for("nginx listens", || TcpStream::connect(address).ok())?;
-        Ok(Some(process))
+        let what = format!("{} listens", command.get_program().display());
+        process.wait_for(&what, || TcpStream::connect(address).ok())?;
+        Ok(process)
     }
 
     fn wait_for<T>(&mut self, what: &str, reached: impl Fn() -> Option<T>) -> anyhow::Result<T> {
@@ -107,25 +109,75 @@ impl Process {
             }
             ensure!(start.elapsed() < PATIENCE, "not reached: {what}");
             ensure!(self.child.try_wait()?.is_none(), "ended before {what}");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Seconds of processor time so far, user and system.
+    /// Seconds of processor time so far, user and system, children included.
     pub fn cpu(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Fields 14 and 15; the name in field 2 may hold anything but ends with the last bracket.
-        let (_, fields) = stat.rsplit_once(") ").context("no stat")?;
-        let ticks = |n: usize| fields.split(' ').nth(n - 3).and_then(|t| t.parse::<f64>().ok());
-        Ok((ticks(14).context("no user time")? + ticks(15).context("no system time")?) / TICKS)
+        // Fields 14 to 17: its own, and that of children which ended.
+        let ticks = |stat: &Stat| (14..=17).map(|n| stat.field(n)).sum::<Option<f64>>();
+        let family = self.family()?.iter().map(ticks).sum::<Option<f64>>();
+        Ok(family.context("no times in a stat")? / TICKS)
     }
 
-    /// Most resident memory so far, in MiB.
+    /// Most resident memory so far, in MiB, children included: each counts with its own peak, whenever that was.
     pub fn peak_mib(&self) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        let mut sum = 0.0;
+        for stat in self.family()? {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", stat.pid))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+            sum += line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0;
+        }
+        Ok(sum)
     }
+
+    /// The process and those that descend from it.
+    fn family(&self) -> anyhow::Result<Vec<Stat>> {
+        let mut others = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            // Others come and go meanwhile.
+            let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+            others.extend(pid.and_then(Stat::read));
+        }
+        let own = Stat::read(self.child.id()).context("the server is gone")?;
+        let mut family = vec![own];
+        let mut next = 0;
+        while let Some(parent) = family.get(next).map(|stat| stat.pid) {
+            family.extend(others.extract_if(.., |stat| stat.field(4) == Some(f64::from(parent))));
+            next += 1;
+        }
+        Ok(family)
+    }
+}
+
+/// A process as `/proc/PID/stat` has it.
+struct Stat {
+    pid: u32,
+    /// From field 3 on; the name in field 2 may hold anything but ends with the last bracket.
+    fields: String,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some(Self { pid, fields: stat.rsplit_once(") ")?.1.to_owned() })
+    }
+
+    fn field(&self, n: usize) -> Option<f64> {
+        self.fields.split(' ').nth(n - 3)?.parse().ok()
+    }
+}
+
+/// Where a program is, also one that only administrators have in their path.
+pub fn installed(program: &str) -> Option<PathBuf> {
+    let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
+    places.split(':').map(|place| Path::new(place).join(program)).find(|path| path.is_file())
+}
+
+/// An address that nobody listens at, for servers that do not tell theirs.
+pub fn free_address() -> std::io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 
 impl Drop for Process {

@@ -1,0 +1,150 @@
+//! How soon the gateway answers when there is much: the first page of a long session, the first answer after a start.
+//!
+//! Apart because both begin with a directory that was filled past HTTP.
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, ensure};
+use recording_gateway::catalog::{Gateways, Origin, Recordings, sqlite};
+use recording_gateway::domain::{
+    ContentDigest, Durability, GatewayId, ObjectKey, Recording, StoreKind, StoreSet,
+};
+use sha2::{Digest, Sha256};
+use sqlx::{AnyConnection, Connection as _, Row};
+
+use super::client::Connection;
+use super::process::{Process, recordings};
+use super::{Bench, catalogue};
+
+/// Recordings of the long session.
+const LONG: usize = 10_000;
+/// Recordings in a page, unless a client asks for another number.
+const PAGE: usize = 100;
+/// Questions of a round; their median counts.
+const TIMES: usize = 50;
+/// What the catalogue knows when the gateway starts.
+const SESSIONS: usize = 100;
+const EACH: usize = 1000;
+/// The bytes of each of those recordings.
+const CONTENT: &[u8] = b"\x1a\x45\xdf\xa3 a recording";
+
+impl Bench {
+    /// The first page of a session through HTTP on a kept connection, beside the one query that it needs.
+    pub(super) fn first_page(&mut self) -> anyhow::Result<()> {
+        let dir = self.fresh()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(fill(dir.path(), 1, LONG))?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
+        let mut connection = Connection::open(gateway.address)?;
+        let page: serde_json::Value = serde_json::from_str(&connection.text("/recordings/long-0/list")?)?;
+        let rows = page["recordings"].as_array().map_or(0, Vec::len);
+        ensure!(page["total_count"] == LONG && rows == PAGE, "{rows} of {}", page["total_count"]);
+        let address = format!("sqlite://{}?mode=ro", catalogue_file(dir.path()).display());
+        let mut database = runtime.block_on(AnyConnection::connect(&address))?;
+        for _ in 0..self.options.rounds {
+            let query = median_ms(|| runtime.block_on(one_query(&mut database)))?;
+            self.samples.add("page query", query);
+            let page = median_ms(|| connection.text("/recordings/long-0/list").map(drop))?;
+            self.samples.add("page", page);
+        }
+        Ok(())
+    }
+
+    /// From the start of the process to its first answer.
+    pub(super) fn start(&mut self) -> anyhow::Result<()> {
+        self.samples.add(
+            "binary",
+            std::fs::metadata(env!("CARGO_BIN_EXE_recording-gateway"))?.len() as f64 / 1024.0 / 1024.0,
+        );
+        let dir = self.fresh()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(fill(dir.path(), SESSIONS, EACH))?;
+        for round in 0..self.options.rounds {
+            rustix::fs::sync();
+            let start = Instant::now();
+            let gateway = Process::gateway(dir.path(), None, &[])?;
+            let mut connection = Connection::open(gateway.address)?;
+            connection.text("/healthz")?;
+            self.samples.add("start", start.elapsed().as_secs_f64() * 1e3);
+            let text = connection.text(&format!("/recordings/long-{round}/list"))?;
+            self.samples.add("start page", start.elapsed().as_secs_f64() * 1e3);
+            ensure!(text.contains(&format!("\"total_count\":{EACH}")), "not everything is there");
+        }
+        Ok(())
+    }
+}
+
+/// The median of some repetitions, in milliseconds.
+fn median_ms(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let mut times = Vec::with_capacity(TIMES);
+    for _ in 0..TIMES {
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[TIMES / 2])
+}
+
+/// A page by the index that is made for it, with every column that an answer shows.
+async fn one_query(database: &mut AnyConnection) -> anyhow::Result<()> {
+    let rows = sqlx::query(
+        "SELECT filename, sha256, content_type, original_filename, durability, local_gateway, parked_reason,
+             size_bytes, in_supabase, uploaded_at
+         FROM recordings WHERE session_id = $1 ORDER BY uploaded_at DESC, filename DESC LIMIT $2",
+    )
+    .bind("long-0")
+    .bind(PAGE as i64 + 1)
+    .fetch_all(database)
+    .await?;
+    ensure!(rows.len() == PAGE + 1, "{} rows", rows.len());
+    for row in &rows {
+        for column in 0..7 {
+            std::hint::black_box(row.try_get::<Option<String>, _>(column)?);
+        }
+        for column in 7..10 {
+            std::hint::black_box(row.try_get::<i64, _>(column)?);
+        }
+    }
+    Ok(())
+}
+
+fn catalogue_file(dir: &Path) -> std::path::PathBuf {
+    recordings(dir).join(".catalog/catalog.sqlite")
+}
+
+/// Files and rows of that many recordings in each of so many sessions, as a gateway that ran in `dir` would have left
+/// them an hour ago.
+async fn fill(dir: &Path, sessions: usize, each: usize) -> anyhow::Result<()> {
+    // Its first start makes the catalogue and names the gateway.
+    drop(Process::gateway(dir, None, &[])?);
+    let name = std::fs::read_to_string(recordings(dir).join(".catalog/gateway"))?;
+    let (catalog, _) = sqlite::open(&catalogue_file(dir), GatewayId(name.trim().to_owned())).await?;
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let digest = ContentDigest::from_bytes(Sha256::digest(CONTENT).into());
+    for session in 0..sessions {
+        let place = recordings(dir).join(format!("long-{session}"));
+        std::fs::create_dir(&place)?;
+        let mut batch = Vec::with_capacity(each);
+        for n in 0..each {
+            let uploaded = hour_ago - Duration::from_secs((each - n) as u64);
+            let filename = format!("r{n:07}.webm");
+            let file = std::fs::File::create(place.join(&filename))?;
+            std::io::Write::write_all(&mut &file, CONTENT)?;
+            file.set_modified(uploaded)?;
+            batch.push(Recording {
+                key: ObjectKey::parse(&format!("long-{session}/{filename}")).context("a legal key")?,
+                size_bytes: CONTENT.len() as u64,
+                sha256: Some(digest),
+                durability: Durability::Local,
+                stores: StoreSet::only(StoreKind::Local),
+                uploaded_at: uploaded.into(),
+                ..catalogue::recording(0, false)
+            });
+        }
+        catalog.adopt(&batch, false, &Origin::gateway("bench")).await?;
+    }
+    catalog.close().await;
+    Ok(())
+}
