@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::block::{Block, Entered};
+use super::past_cache::PastCache;
 use super::reader::SpoolReader;
 use super::room::Reserved;
 use super::{End, Progress, Shared, SpoolError};
@@ -63,16 +64,27 @@ struct WriteState {
     written_back: u64,
     /// Room on the disk that was promised for these bytes.
     room: Option<Reserved>,
+    past_cache: PastCache,
+    /// Whether the page cache would be for nobody.
+    unfollowed: bool,
 }
 
 impl SpoolWriter {
-    pub(super) fn new(shared: Arc<Shared>, gate: Arc<Semaphore>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, gate: Arc<Semaphore>, past_cache: PastCache) -> Self {
+        let state = WriteState {
+            shared: shared.clone(),
+            offset: 0,
+            written_back: 0,
+            room: None,
+            past_cache,
+            unfollowed: false,
+        };
         Self {
             gate,
             block: None,
             dispatched: 0,
             hash: Lane::new(Sha256::new()),
-            write: Lane::new(WriteState { shared: shared.clone(), offset: 0, written_back: 0, room: None }),
+            write: Lane::new(state),
             finished: false,
             _entered: shared.blocks.enter(),
             shared,
@@ -83,6 +95,15 @@ impl SpoolWriter {
     pub fn within(mut self, room: Reserved) -> Self {
         if let At::Idle(state) = &mut self.write.at {
             state.room = Some(room);
+        }
+        self
+    }
+
+    /// Nobody follows while it is written: it goes past the page cache as far as the file system lets it. Called
+    /// before the first byte. Followers may come all the same; they read from the disk.
+    pub fn unfollowed(mut self) -> Self {
+        if let At::Idle(state) = &mut self.write.at {
+            state.unfollowed = true;
         }
         self
     }
@@ -151,7 +172,16 @@ impl WriteState {
         if let Some(room) = &mut self.room {
             room.claim(bytes.len() as u64)?;
         }
-        for piece in bytes.chunks(WRITE_BYTES) {
+        let mut rest = bytes;
+        if self.unfollowed {
+            let past = self.past_cache.write(bytes, self.offset)?;
+            rest = &bytes[past..];
+            if self.written_back == self.offset {
+                self.written_back += past as u64;
+            }
+            self.offset += past as u64;
+        }
+        for piece in rest.chunks(WRITE_BYTES) {
             self.shared.file.write_all_at(piece, self.offset)?;
             self.offset += piece.len() as u64;
         }
