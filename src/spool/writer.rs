@@ -1,5 +1,6 @@
 //! The writing end of a spool file. Frames of any size are gathered into blocks; each full block is hashed and
-//! written by two jobs at the same time while the next block fills. Work per frame is one copy.
+//! written while the next block fills: by two jobs at the same time, or by one where many uploads run. Work per frame
+//! is one copy.
 
 use std::future::Future;
 use std::io;
@@ -21,6 +22,9 @@ use crate::domain::ContentDigest;
 
 /// Page-cache writes larger than this are slower on common file systems.
 const WRITE_BYTES: usize = 128 << 10;
+/// With more uploads than this one job hashes and writes a block: there is enough to do at the same time, and each job
+/// costs a change of threads.
+const APART_UPLOADS: usize = 16;
 /// Write-back is started each time this much was written, so that the final fsync is short.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
@@ -67,6 +71,8 @@ struct WriteState {
     past_cache: PastCache,
     /// Whether the page cache would be for nobody.
     unfollowed: bool,
+    /// Here, and not in its own lane, while one job does both.
+    hasher: Option<Sha256>,
 }
 
 impl SpoolWriter {
@@ -78,6 +84,7 @@ impl SpoolWriter {
             room: None,
             past_cache,
             unfollowed: false,
+            hasher: None,
         };
         Self {
             gate,
@@ -139,6 +146,7 @@ impl SpoolWriter {
         if self.block.is_some() {
             self.dispatch().await?;
         }
+        self.part().await?;
         let size_bytes = self.write.idle().await?.offset;
         let digest: [u8; 32] = self.hash.take().await?.finalize().into();
         Ok(Spooled { size_bytes, sha256: ContentDigest::from_bytes(digest), writer: self })
@@ -147,6 +155,10 @@ impl SpoolWriter {
     async fn dispatch(&mut self) -> Result<(), SpoolError> {
         let Some(block) = self.block.take() else { return Ok(()) };
         self.dispatched += block.as_ref().len() as u64;
+        if self.shared.blocks.uploads() > APART_UPLOADS {
+            return self.dispatch_together(block).await;
+        }
+        self.part().await?;
         let block = Arc::new(block);
         let to_write = block.clone();
         self.write.run(&self.gate, move |state| state.write(to_write.as_ref().as_ref())).await?;
@@ -156,6 +168,29 @@ impl SpoolWriter {
                 Ok(())
             })
             .await
+    }
+
+    async fn dispatch_together(&mut self, block: Block) -> Result<(), SpoolError> {
+        if self.write.idle().await?.hasher.is_none() {
+            let hasher = self.hash.take().await?;
+            self.write.idle().await?.hasher = Some(hasher);
+        }
+        let both = move |state: &mut WriteState| {
+            state.write(block.as_ref())?;
+            if let Some(hasher) = &mut state.hasher {
+                hasher.update(block.as_ref());
+            }
+            Ok(())
+        };
+        self.write.run(&self.gate, both).await
+    }
+
+    /// Gives the hasher its own lane back.
+    async fn part(&mut self) -> Result<(), SpoolError> {
+        if let Some(hasher) = self.write.idle().await?.hasher.take() {
+            self.hash = Lane::new(hasher);
+        }
+        Ok(())
     }
 }
 
