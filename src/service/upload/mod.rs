@@ -339,7 +339,10 @@ impl Incoming {
 
     /// The file begins. Called once. Safe to drop.
     pub fn begin_file(&mut self, head: FileHead) -> Result<(), ServiceError> {
-        let writer = self.writer.take().ok_or(ServiceError::Unexpected)?;
+        let mut writer = self.writer.take().ok_or(ServiceError::Unexpected)?;
+        if !self.goes_to_the_cloud() {
+            writer = writer.unfollowed();
+        }
         self.file = Some(IncomingFile {
             head,
             writer,
@@ -401,10 +404,15 @@ impl Incoming {
         NameStem::new(&kind, &self.session, self.at, &self.services.rules.node, ext)
     }
 
+    /// Whether the bytes are sent on while they come.
+    fn goes_to_the_cloud(&self) -> bool {
+        let only_local = self.options.respond_async || self.earlier.is_some();
+        !only_local && self.services.stores.primary_takes_writes()
+    }
+
     /// Sends what is there to the cloud while the rest still comes, under the name the recording will likely have.
     fn start_cloud_leg(&mut self) {
-        let only_local = self.options.respond_async || self.earlier.is_some();
-        if only_local || !self.services.stores.primary_takes_writes() {
+        if !self.goes_to_the_cloud() {
             return;
         }
         let Some((reader, expected_bytes, media, original_filename)) = self.file.as_ref().and_then(|file| {
