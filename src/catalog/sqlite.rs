@@ -1,6 +1,6 @@
 //! The catalogue in an embedded SQLite file, which one gateway has alone. Writers go through one connection, readers
-//! through a few others; a commit is on the disk when it returns (WAL with `synchronous=FULL`), because a forgotten
-//! tombstone would bring a deleted recording back.
+//! through a few others. A commit is on the disk when the catalogue answers, because a forgotten tombstone would bring a
+//! deleted recording back; many are flushed at once (see `sql/flush`), so SQLite itself does not wait.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ pub async fn open(path: &Path, gateway: GatewayId) -> Result<(SqlCatalog, bool),
     knock(path, "rwc").await?;
     let write = pool(path, "rwc", 1, true).await?;
     let readers = async || pool(path, "ro", READERS, false).await;
-    Ok((SqlCatalog::prepare(Dialect::Sqlite, write, readers, gateway).await?, new))
+    Ok((SqlCatalog::prepare(Dialect::Sqlite, Some(path), write, readers, gateway).await?, new))
 }
 
 /// Reads the figures of an existing file without changing it, also while a gateway runs on it.
@@ -41,12 +41,15 @@ async fn pool(path: &Path, mode: &str, connections: u32, writes: bool) -> Result
     sqlx::any::install_default_drivers();
     AnyPoolOptions::new()
         .max_connections(connections)
+        // They cost nothing while they idle.
+        .idle_timeout(None)
+        .max_lifetime(None)
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 connection.execute("PRAGMA busy_timeout = 10000").await?;
                 if writes {
                     connection.execute("PRAGMA journal_mode = WAL").await?;
-                    connection.execute("PRAGMA synchronous = FULL").await?;
+                    connection.execute("PRAGMA synchronous = NORMAL").await?;
                 }
                 Ok(())
             })

@@ -317,7 +317,10 @@ impl Recordings for SqlCatalog {
     }
 
     async fn committed(&self, session: &SessionId, upload_id: &str) -> Result<Option<Recording>> {
-        self.row_by_upload(&mut self.begin_for(session).await?, upload_id).await
+        let mut tx = self.begin_for(session).await?;
+        let row = self.row_by_upload(&mut tx, upload_id).await?;
+        tx.commit().await?;
+        Ok(row)
     }
 
     async fn sessions(&self) -> Result<Vec<SessionId>> {

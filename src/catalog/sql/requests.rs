@@ -55,6 +55,7 @@ impl Requests for SqlCatalog {
                 .fetch_one(&mut *tx)
                 .await?;
         let (fingerprint, answer): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        tx.commit().await?;
         Ok(match fingerprint.zip(answer) {
             Some((fingerprint, answer)) => Begun::Answered(Answered { fingerprint, answer }),
             None => Begun::Running,
