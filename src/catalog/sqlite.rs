@@ -62,8 +62,8 @@ async fn pool(path: &Path, mode: &str, connections: u32, writes: bool) -> Result
         .map_err(CatalogError::from)
 }
 
-/// Opens the file on one connection, for the true cause if it can never be used: a pool goes on trying, and says in the end
-/// that it took too long. Whatever may pass is left to the pool.
+/// Opens the file on one connection, for the true cause if that fails: a pool goes on trying, and says in the end that it
+/// took too long.
 async fn knock(path: &Path, mode: &str) -> Result<(), CatalogError> {
     // Read-only, a directory is opened and then fails as a broken disk does.
     if path.is_dir() {
@@ -89,7 +89,9 @@ async fn knock(path: &Path, mode: &str) -> Result<(), CatalogError> {
         Some(11 | 26) => Err(CatalogError::Damaged(error)),
         // PERM, READONLY, CANTOPEN
         Some(3 | 8 | 14) => Err(CatalogError::Closed(error)),
-        _ => Ok(()),
+        // BUSY, LOCKED: somebody looks into it.
+        Some(5 | 6) => Ok(()),
+        _ => Err(error.into()),
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sqlx::{AnyPool, Row};
 use tokio::sync::Mutex;
 
-use super::Result;
+use super::{Result, sql};
 use crate::catalog::CatalogError;
 
 /// The log of one catalogue.
@@ -81,7 +81,7 @@ fn flush(log: &Path) -> io::Result<()> {
 /// Copies the log into the database, flushes that, and has the log begin anew: nothing depends any more on what the
 /// disk made of it.
 async fn start_anew(write: &AnyPool) -> Result<()> {
-    let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(write).await?;
+    let row = sql("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(write).await?;
     match row.try_get::<i64, _>(0)? {
         0 => Ok(()),
         _ => Err(CatalogError::Database(sqlx::Error::Io(io::Error::other("its log cannot be flushed now")))),
