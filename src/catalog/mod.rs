@@ -293,6 +293,10 @@ pub trait Recordings: Send + Sync {
     /// answer was lost may have taken. Asked now and then.
     async fn abandoned(&self) -> Result<Vec<Abandoned>, CatalogError>;
 
+    /// Gives such a name back, and its keyed request unless that was taken over, in one: whoever repeats the request finds
+    /// it running, or may begin anew.
+    async fn give_up(&self, abandoned: &Abandoned) -> Result<(), CatalogError>;
+
     /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and leaves a job to bring
     /// it to the cloud if that is asked for. Returns it with its name. If its name was deleted meanwhile, it is
     /// deleted instead. [`CatalogError::RequestLost`] if its keyed request is another gateway's by now.

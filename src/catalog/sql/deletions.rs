@@ -74,7 +74,7 @@ impl SqlCatalog {
             }
         }
         parents::settle_parents(&mut tx, ended).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }
 
@@ -179,7 +179,7 @@ impl Deletions for SqlCatalog {
         let change =
             Change { action: Action::Deleted, session, filename: None, before: None, after: None, detail };
         audit::note(&mut tx, &change, by).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn confirm_session_deleted(&self, session: &SessionId) -> Result<()> {
@@ -189,6 +189,6 @@ impl Deletions for SqlCatalog {
             .execute(&mut *tx)
             .await?;
         jobs::end_of_session(&mut tx, "delete_session", session).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }

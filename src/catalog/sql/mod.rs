@@ -226,7 +226,7 @@ impl SqlCatalog {
         };
         let mut tx = self.begin().await?;
         sql(statement).bind(first).bind(second).bind(third).execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// What an earlier process had begun: its leases, and keyed requests of which nothing may have come. What it
@@ -254,7 +254,7 @@ impl SqlCatalog {
         ] {
             sql(statement).bind(self.gateway.as_str()).execute(&mut *tx).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }
 
