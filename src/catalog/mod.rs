@@ -201,12 +201,12 @@ impl Names {
     }
 }
 
-/// A session by the rows it has.
+/// A session by the recordings it has, as far as they are known to whoever tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionTotals {
     /// Its id.
     pub session: SessionId,
-    /// Rows it has.
+    /// How many they are.
     pub count: u64,
     /// Their bytes.
     pub bytes: u64,

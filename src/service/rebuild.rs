@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_secs(3);
 const BELIEVED_FOR: Duration = Duration::from_secs(3600);
 
 /// Names that the catalogue is asked about at a time.
-const BATCH: usize = 1000;
+pub(super) const BATCH: usize = 1000;
 
 /// Recordings taken in from the bucket at a time: what is lost of the work when the cloud goes away.
 const TAKE_IN: usize = 100;
@@ -256,6 +256,6 @@ impl Services {
     }
 }
 
-fn keys(objects: &[StoredObject]) -> Vec<ObjectKey> {
+pub(super) fn keys(objects: &[StoredObject]) -> Vec<ObjectKey> {
     objects.iter().map(|object| object.key.clone()).collect()
 }

@@ -61,11 +61,7 @@ impl SqlCatalog {
             ended.extend(jobs::cancel_sync(&mut tx, key, "the recording was deleted").await?);
             jobs::add_deletions(&mut tx, key, pending, &holder).await?;
             if row.is_some() {
-                sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
-                    .bind(session)
-                    .bind(filename)
-                    .execute(&mut *tx)
-                    .await?;
+                Self::drop_row(&mut tx, key).await?;
             }
             if row.is_some() || is_new {
                 let before = row.and_then(|row| row.sha256);

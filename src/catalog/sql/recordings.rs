@@ -122,7 +122,7 @@ impl SqlCatalog {
         stores.local.then_some(self.gateway.as_str())
     }
 
-    async fn drop_row(tx: &mut Tx, key: &ObjectKey) -> Result<u64> {
+    pub(super) async fn drop_row(tx: &mut Tx, key: &ObjectKey) -> Result<u64> {
         let dropped = sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
             .bind(key.session.as_str())
             .bind(key.filename.as_str())
