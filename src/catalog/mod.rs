@@ -213,12 +213,12 @@ pub struct RecordingsSeen {
     pub following: Vec<Recording>,
 }
 
-/// A session by the rows it has.
+/// A session by the recordings it has, as far as they are known to whoever tells it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionTotals {
     /// Its id.
     pub session: SessionId,
-    /// Rows it has.
+    /// How many they are.
     pub count: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -304,6 +304,10 @@ pub trait Recordings: Send + Sync {
     /// Names that earlier processes of this gateway had reserved when they ended. Also gives back what commits whose
     /// answer was lost may have taken. Asked now and then.
     async fn abandoned(&self) -> Result<Vec<Abandoned>, CatalogError>;
+
+    /// Gives such a name back, and its keyed request unless that was taken over, in one: whoever repeats the request finds
+    /// it running, or may begin anew.
+    async fn give_up(&self, abandoned: &Abandoned) -> Result<(), CatalogError>;
 
     /// Remembers a finished recording, ends its reservation, keeps the answer for repeats, and leaves a job to bring
     /// it to the cloud if that is asked for. Returns it with its name. If its name was deleted meanwhile, it is

@@ -27,7 +27,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 pub async fn open(url: &Url, gateway: GatewayId) -> Result<(SqlCatalog, bool), CatalogError> {
     let pool = pool(url, CONNECTIONS).await?;
     let shared = pool.clone();
-    let catalog = SqlCatalog::prepare(Dialect::Postgres, pool, async || Ok(shared), gateway).await?;
+    let catalog = SqlCatalog::prepare(Dialect::Postgres, None, pool, async || Ok(shared), gateway).await?;
     let new = catalog.counts().await?.recordings == 0;
     Ok((catalog, new))
 }

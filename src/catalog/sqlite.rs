@@ -1,6 +1,6 @@
 //! The catalogue in an embedded SQLite file, which one gateway has alone. Writers go through one connection, readers
-//! through a few others; a commit is on the disk when it returns (WAL with `synchronous=FULL`), because a forgotten
-//! tombstone would bring a deleted recording back.
+//! through a few others. A commit is on the disk when the catalogue answers, because a forgotten tombstone would bring a
+//! deleted recording back; many are flushed at once (see `sql/flush`), so SQLite itself does not wait.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -25,7 +25,7 @@ pub async fn open(path: &Path, gateway: GatewayId) -> Result<(SqlCatalog, bool),
     knock(path, "rwc").await?;
     let write = pool(path, "rwc", 1, true).await?;
     let readers = async || pool(path, "ro", READERS, false).await;
-    Ok((SqlCatalog::prepare(Dialect::Sqlite, write, readers, gateway).await?, new))
+    Ok((SqlCatalog::prepare(Dialect::Sqlite, Some(path), write, readers, gateway).await?, new))
 }
 
 /// Reads the figures of an existing file without changing it, also while a gateway runs on it.
@@ -41,12 +41,15 @@ async fn pool(path: &Path, mode: &str, connections: u32, writes: bool) -> Result
     sqlx::any::install_default_drivers();
     AnyPoolOptions::new()
         .max_connections(connections)
+        // They cost nothing while they idle.
+        .idle_timeout(None)
+        .max_lifetime(None)
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 connection.execute("PRAGMA busy_timeout = 10000").await?;
                 if writes {
                     connection.execute("PRAGMA journal_mode = WAL").await?;
-                    connection.execute("PRAGMA synchronous = FULL").await?;
+                    connection.execute("PRAGMA synchronous = NORMAL").await?;
                 }
                 Ok(())
             })
@@ -61,8 +64,8 @@ async fn pool(path: &Path, mode: &str, connections: u32, writes: bool) -> Result
         .map_err(CatalogError::from)
 }
 
-/// Opens the file on one connection, for the true cause if it can never be used: a pool goes on trying, and says in the end
-/// that it took too long. Whatever may pass is left to the pool.
+/// Opens the file on one connection, for the true cause if that fails: a pool goes on trying, and says in the end that it
+/// took too long.
 async fn knock(path: &Path, mode: &str) -> Result<(), CatalogError> {
     // Read-only, a directory is opened and then fails as a broken disk does.
     if path.is_dir() {
@@ -88,7 +91,9 @@ async fn knock(path: &Path, mode: &str) -> Result<(), CatalogError> {
         Some(11 | 26) => Err(CatalogError::Damaged(error)),
         // PERM, READONLY, CANTOPEN
         Some(3 | 8 | 14) => Err(CatalogError::Closed(error)),
-        _ => Ok(()),
+        // BUSY, LOCKED: somebody looks into it.
+        Some(5 | 6) => Ok(()),
+        _ => Err(error.into()),
     }
 }
 

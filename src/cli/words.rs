@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use url::Url;
 
 use crate::domain::{Filename, NameError, RecordingType, SessionId};
+use crate::http::{Action, JOB_KINDS, JobState};
 
 pub(super) fn session(text: &str) -> Result<String, NameError> {
     SessionId::parse(text).map(|session| session.to_string())
@@ -37,15 +38,15 @@ pub(super) fn address(text: &str) -> Result<Url, &'static str> {
 
 /// How a job can be.
 pub(super) fn job_state() -> PossibleValuesParser {
-    ["waiting", "running", "done", "parked", "cancelled"].into()
+    JobState::ALL.map(JobState::as_str).into()
 }
 
 /// What a job can do.
 pub(super) fn job_kind() -> PossibleValuesParser {
-    ["sync", "delete", "delete_local", "delete_session", "sync_all", "sync_session", "migration"].into()
+    JOB_KINDS.into()
 }
 
 /// What can have been done.
 pub(super) fn action() -> PossibleValuesParser {
-    ["uploaded", "adopted", "synced", "parked", "deleted", "repaired", "denied"].into()
+    Action::ALL.map(Action::as_str).into()
 }

@@ -33,6 +33,8 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 pub use self::content::Via;
 use self::problem::Problem;
 use crate::service::Services;
+pub use crate::service::audit::Action;
+pub use crate::service::jobs::{JOB_KINDS, JobState};
 
 /// What every handler works with.
 #[derive(Clone)]

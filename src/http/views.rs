@@ -9,7 +9,7 @@ use super::Edge;
 use crate::domain::merge::Listed;
 use crate::domain::{StoreKind, StoreSet};
 use crate::service::list::RecordingsPage;
-use crate::service::sessions::{SessionSummary, SessionsPage};
+use crate::service::sessions::{SessionTotals, SessionsPage};
 use crate::service::upload::{Landed, Receipt};
 
 /// RFC 3339 in UTC.
@@ -180,8 +180,8 @@ pub(super) struct SessionView {
     newest: String,
 }
 
-impl From<SessionSummary> for SessionView {
-    fn from(summary: SessionSummary) -> Self {
+impl From<SessionTotals> for SessionView {
+    fn from(summary: SessionTotals) -> Self {
         Self {
             session_id: summary.session.to_string(),
             count: summary.count,

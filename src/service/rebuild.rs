@@ -256,6 +256,6 @@ impl Services {
     }
 }
 
-fn keys(objects: &[StoredObject]) -> Vec<ObjectKey> {
+pub(super) fn keys(objects: &[StoredObject]) -> Vec<ObjectKey> {
     objects.iter().map(|object| object.key.clone()).collect()
 }

@@ -5,7 +5,6 @@
 //! their place, never elsewhere; so a spool file with a row is a recording, and one without is nothing, unless a note
 //! says that it is complete.
 
-use crate::catalog::Abandoned;
 use crate::domain::{Recording, StoreSet};
 use crate::service::{ServiceError, Services};
 use crate::spool::{Leftover, SpoolReader};
@@ -114,7 +113,7 @@ impl Services {
                 // Its upload was not whole when it was cut off, or is a recording by another name.
                 Ok(Some(object)) if object.upload_id.as_ref() == Some(&abandoned.upload_id) => {
                     if self.remove_stray(&abandoned.key).await {
-                        self.give_up(&abandoned).await?;
+                        self.catalog.give_up(&abandoned).await?;
                     }
                 }
                 // Nothing came of it. What was sent may land later and belongs to nobody then: the tombstone hides it, and
@@ -122,24 +121,16 @@ impl Services {
                 Ok(None) => {
                     let keys = std::slice::from_ref(&abandoned.key);
                     self.catalog.entomb(keys, StoreSet::default(), &self.origin).await?;
-                    self.give_up(&abandoned).await?;
+                    self.catalog.give_up(&abandoned).await?;
                 }
                 // The name is somebody else's.
-                Ok(Some(_)) => self.give_up(&abandoned).await?,
-                Err(_) if !self.stores.has_primary() => self.give_up(&abandoned).await?,
+                Ok(Some(_)) => self.catalog.give_up(&abandoned).await?,
+                Err(_) if !self.stores.has_primary() => self.catalog.give_up(&abandoned).await?,
                 Err(error) => {
                     tracing::debug!(object.key = %abandoned.key, error = %chain(&error), "not known yet whether it arrived");
                     return Ok(());
                 }
             }
-        }
-        Ok(())
-    }
-
-    async fn give_up(&self, abandoned: &Abandoned) -> Result<(), ServiceError> {
-        self.catalog.release(&abandoned.key).await?;
-        if let Some(request) = &abandoned.request {
-            self.catalog.forget_request(request).await?;
         }
         Ok(())
     }

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt};
 
-use crate::catalog::{SessionTotals, SessionsSeen};
+pub use crate::catalog::SessionTotals;
+use crate::catalog::SessionsSeen;
 use crate::domain::merge::{Deleted, Sources, StoredObject, merge};
 use crate::domain::page::{PageRequest, Position};
 use crate::domain::{ObjectKey, SessionId, StoreKind};
+use crate::service::rebuild::{BATCH, keys};
 use crate::service::{ServiceError, Services};
 use crate::storage::tiered::PrimaryError;
 use crate::storage::{ListScope, chain};
@@ -28,27 +30,11 @@ const ON_A_PAGE: u64 = 1000;
 /// Sessions that are looked at at once.
 const AT_ONCE: usize = 8;
 
-/// Names that the catalogue is asked about at a time.
-const BATCH: usize = 1000;
-
-/// One session in the list of sessions.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SessionSummary {
-    /// Its id.
-    pub session: SessionId,
-    /// Recordings in it.
-    pub count: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// When its newest recording was uploaded, microseconds since 1970 UTC.
-    pub newest_us: i64,
-}
-
 /// One page of sessions.
 #[derive(Debug)]
 pub struct SessionsPage {
     /// The page, the session with the newest recording first.
-    pub rows: Vec<SessionSummary>,
+    pub rows: Vec<SessionTotals>,
     /// Sessions in all.
     pub total: u64,
     /// Where the next page begins.
@@ -67,19 +53,13 @@ enum Bucket {
     Unasked,
 }
 
-impl SessionSummary {
+impl SessionTotals {
     fn empty(session: SessionId) -> Self {
         Self { session, count: 0, bytes: 0, newest_us: i64::MIN }
     }
 
     fn position(&self) -> Position {
         Position { time_us: self.newest_us, name: self.session.to_string() }
-    }
-}
-
-impl From<SessionTotals> for SessionSummary {
-    fn from(row: SessionTotals) -> Self {
-        Self { session: row.session, count: row.count, bytes: row.bytes, newest_us: row.newest_us }
     }
 }
 
@@ -95,20 +75,19 @@ impl Services {
         let with_rows: HashSet<SessionId> = seen.rows.iter().map(|row| row.session.clone()).collect();
         let mut without_rows = self.sessions_without_rows(&bucket).await?;
         without_rows.retain(|session, _| !with_rows.contains(session));
-        let empty = without_rows.into_iter().map(|(s, in_cloud)| (SessionSummary::empty(s), in_cloud));
+        let empty = without_rows.into_iter().map(|(s, in_cloud)| (SessionTotals::empty(s), in_cloud));
         let mut found = look.complete_all(empty.collect()).await?;
         found.retain(|summary| summary.count > 0);
         let total = seen.sessions + found.len() as u64;
 
-        let known = seen.rows.into_iter().map(SessionSummary::from);
-        let mut rows: Vec<SessionSummary> = found.into_iter().chain(known).collect();
+        let mut rows: Vec<SessionTotals> = found.into_iter().chain(seen.rows).collect();
         rows.sort_by_cached_key(|row| Reverse(row.position()));
-        let (rows, next_cursor) = page.cut(rows, SessionSummary::position);
+        let (rows, next_cursor) = page.cut(rows, SessionTotals::position);
         let (known, found): (Vec<_>, Vec<_>) =
             rows.into_iter().enumerate().partition(|(_, row)| with_rows.contains(&row.session));
         let (places, known): (Vec<_>, Vec<_>) = known.into_iter().unzip();
         let known = look.complete_all(known.into_iter().map(|row| (row, true)).collect()).await?;
-        let rows: BTreeMap<usize, SessionSummary> = places.into_iter().zip(known).chain(found).collect();
+        let rows: BTreeMap<usize, SessionTotals> = places.into_iter().zip(known).chain(found).collect();
         Ok(SessionsPage {
             rows: rows.into_values().collect(),
             total,
@@ -183,8 +162,7 @@ impl Services {
     ) -> Result<Vec<StoredObject>, ServiceError> {
         let mut strangers = Vec::new();
         for batch in objects.chunks(BATCH) {
-            let keys: Vec<ObjectKey> = batch.iter().map(|object| object.key.clone()).collect();
-            let names = self.catalog.names(&keys).await?;
+            let names = self.catalog.names(&keys(batch)).await?;
             let is_one = |key: &ObjectKey| names.lack(key) && !hidden.keys.contains(key);
             strangers.extend(batch.iter().filter(|object| is_one(&object.key)).cloned());
         }
@@ -230,17 +208,17 @@ impl Look<'_> {
     /// Adds to each what has no row, in their order. The flag says whether the cloud may have something of it.
     async fn complete_all(
         &self,
-        sessions: Vec<(SessionSummary, bool)>,
-    ) -> Result<Vec<SessionSummary>, ServiceError> {
+        sessions: Vec<(SessionTotals, bool)>,
+    ) -> Result<Vec<SessionTotals>, ServiceError> {
         let looks = sessions.into_iter().map(|(summary, in_cloud)| self.complete(summary, in_cloud));
         futures_util::stream::iter(looks).buffered(AT_ONCE).try_collect().await
     }
 
     async fn complete(
         &self,
-        mut summary: SessionSummary,
+        mut summary: SessionTotals,
         in_cloud: bool,
-    ) -> Result<SessionSummary, ServiceError> {
+    ) -> Result<SessionTotals, ServiceError> {
         let supabase = match self.bucket {
             Bucket::Whole(strangers) => strangers.get(&summary.session).cloned().unwrap_or_default(),
             Bucket::Sessions(_) if in_cloud => {

@@ -5,9 +5,16 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::past_cache::ALIGN;
+
 /// Block sizes in bytes, with the number of uploads up to which each is used.
 const CLASSES: [(usize, usize); 5] =
     [(512 << 10, 4), (256 << 10, 16), (128 << 10, 80), (64 << 10, 200), (16 << 10, usize::MAX)];
+/// Room in front of each block for its first byte to lie at a multiple of [`ALIGN`]; small blocks are written through
+/// the page cache, which needs no such thing.
+const fn slack(size: usize) -> usize {
+    if size < 128 << 10 { 0 } else { ALIGN }
+}
 /// Free memory the pool keeps at most per class, in bytes.
 const KEEP_BYTES: usize = 16 << 20;
 
@@ -45,8 +52,10 @@ impl BlockPool {
 
     fn take_class(&self, class: usize) -> Block {
         let free = self.inner.free[class].lock().unwrap_or_else(|e| e.into_inner()).pop();
-        let bytes = free.unwrap_or_else(|| vec![0; CLASSES[class].0].into_boxed_slice());
-        Block { bytes, filled: 0, class, pool: self.inner.clone() }
+        let size = CLASSES[class].0;
+        let memory = free.unwrap_or_else(|| vec![0; size + slack(size)].into_boxed_slice());
+        let start = memory.as_ptr().align_offset(ALIGN).min(slack(size));
+        Block { memory, start, size, filled: 0, class, pool: self.inner.clone() }
     }
 
     /// Counts an upload for as long as the returned value lives.
@@ -67,7 +76,10 @@ impl Drop for Entered {
 
 /// A fixed piece of memory, filled from its start.
 pub struct Block {
-    bytes: Box<[u8]>,
+    memory: Box<[u8]>,
+    /// Where in the memory the block begins.
+    start: usize,
+    size: usize,
     filled: usize,
     class: usize,
     pool: Arc<Inner>,
@@ -76,8 +88,9 @@ pub struct Block {
 impl Block {
     /// Copies as much of `bytes` as there is room for and returns how much that was.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
-        let n = bytes.len().min(self.bytes.len() - self.filled);
-        self.bytes[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+        let n = bytes.len().min(self.size - self.filled);
+        let end = self.start + self.filled;
+        self.memory[end..end + n].copy_from_slice(&bytes[..n]);
         self.filled += n;
         n
     }
@@ -88,20 +101,20 @@ impl Block {
         limit: u64,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        let room = usize::try_from(limit).unwrap_or(usize::MAX).min(self.bytes.len());
-        self.filled = read(&mut self.bytes[..room])?;
+        let room = usize::try_from(limit).unwrap_or(usize::MAX).min(self.size);
+        self.filled = read(&mut self.memory[self.start..self.start + room])?;
         Ok(self.filled)
     }
 
     /// Whether there is no room left.
     pub fn is_full(&self) -> bool {
-        self.filled == self.bytes.len()
+        self.filled == self.size
     }
 }
 
 impl AsRef<[u8]> for Block {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.filled]
+        &self.memory[self.start..self.start + self.filled]
     }
 }
 
@@ -109,7 +122,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         let mut free = self.pool.free[self.class].lock().unwrap_or_else(|e| e.into_inner());
         if (free.len() + 1) * CLASSES[self.class].0 <= KEEP_BYTES {
-            free.push(std::mem::take(&mut self.bytes));
+            free.push(std::mem::take(&mut self.memory));
         }
     }
 }

@@ -8,6 +8,7 @@
 //! byte that was not written, and never mistakes an abandoned file for a finished one.
 
 mod block;
+mod past_cache;
 mod reader;
 mod reserve;
 mod room;
@@ -24,6 +25,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tempfile::TempPath;
 use tokio::sync::{Semaphore, watch};
+
+use past_cache::PastCache;
 
 pub use block::{Block, BlockPool};
 pub use reader::{Follower, FollowerWatch, SpoolReader, read_blocks};
@@ -145,6 +148,8 @@ pub struct Spool {
     /// How many hash and write jobs run at once in the whole program: with a thread per upload, sixty-four uploads
     /// are slower than with a few.
     gate: Arc<Semaphore>,
+    /// Whether the file system takes writes past the page cache; found out by the first one.
+    past_cache: Arc<AtomicBool>,
     /// The files of this process, by their upload.
     held: Arc<Mutex<HashMap<String, Weak<Shared>>>>,
 }
@@ -158,6 +163,7 @@ impl Spool {
             dir,
             blocks: BlockPool::default(),
             gate: Arc::new(Semaphore::new(jobs)),
+            past_cache: Arc::new(AtomicBool::new(true)),
             held: Arc::default(),
         })
     }
@@ -209,6 +215,7 @@ impl Spool {
     pub fn create(&self, upload_id: &str) -> Result<SpoolWriter, SpoolError> {
         let (file, path) = self.new_file(&format!("{FORM}{upload_id}"))?;
         let progress = watch::Sender::new(Progress { written: 0, end: End::Growing });
+        let past_cache = PastCache::new(path.to_path_buf(), self.past_cache.clone());
         let shared = Shared {
             file,
             path: Mutex::new(Some(path)),
@@ -219,7 +226,7 @@ impl Spool {
         };
         let shared = Arc::new(shared);
         self.held().insert(upload_id.to_owned(), Arc::downgrade(&shared));
-        Ok(SpoolWriter::new(shared, self.gate.clone()))
+        Ok(SpoolWriter::new(shared, self.gate.clone(), past_cache))
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<String, Weak<Shared>>> {

@@ -50,6 +50,48 @@ async fn frames_of_any_size_arrive_whole_and_hashed() {
 }
 
 #[tokio::test]
+async fn what_goes_past_the_page_cache_arrives_whole_and_hashed() {
+    let (_dir, spool) = spool();
+    for taken in [true, false] {
+        spool.past_cache.store(taken, std::sync::atomic::Ordering::Relaxed);
+        for len in [1, 4096, 128 << 10, (512 << 10) - 1, 512 << 10, (1 << 20) + 4097, 5_300_001] {
+            let data = pattern(len);
+            let mut writer = spool.create(&uuid::Uuid::now_v7().to_string()).unwrap().unfollowed();
+            let early = tokio::spawn(collect(writer.reader().follow()));
+            for piece in data.chunks(300_000) {
+                writer.push(piece).await.unwrap();
+            }
+            let done = writer.finish().await.unwrap();
+            assert_eq!(done.size_bytes, len as u64);
+            assert_eq!(done.sha256.as_bytes()[..], Sha256::digest(&data)[..]);
+            let done = done.publish();
+            assert_eq!(early.await.unwrap().unwrap(), data, "one that follows all the same");
+            assert_eq!(done.file().metadata().unwrap().len(), len as u64);
+            assert_eq!(collect(done.follow()).await.unwrap(), data);
+        }
+    }
+}
+
+#[tokio::test]
+async fn past_and_through_the_page_cache_in_turns_is_one_file() {
+    let (_dir, spool) = spool();
+    let data = pattern(6_000_001);
+    let mut writer = spool.create(&uuid::Uuid::now_v7().to_string()).unwrap().unfollowed();
+    let mut others = Vec::new();
+    for (n, piece) in data.chunks(700_000).enumerate() {
+        // Blocks are too small to go past the cache while many upload.
+        match n % 2 {
+            0 => others.clear(),
+            _ => others.extend((0..100).map(|_| spool.create(&uuid::Uuid::now_v7().to_string()).unwrap())),
+        }
+        writer.push(piece).await.unwrap();
+    }
+    let done = writer.finish().await.unwrap();
+    assert_eq!(done.sha256.as_bytes()[..], Sha256::digest(&data)[..]);
+    assert_eq!(collect(done.publish().follow()).await.unwrap(), data);
+}
+
+#[tokio::test]
 async fn an_empty_upload_is_complete_too() {
     let (_dir, spool) = spool();
     let writer = spool.create(&uuid::Uuid::now_v7().to_string()).unwrap();
@@ -114,6 +156,17 @@ async fn blocks_shrink_when_many_upload() {
     let (_dir, spool) = spool();
     let block = |spool: &Spool| spool.blocks().take().fill(&vec![0; 4 << 20]);
     assert_eq!(block(&spool), 512 << 10);
+    for _ in 0..3 {
+        let mut blocks: Vec<_> = (0..3).map(|_| spool.blocks().take()).collect();
+        for block in &mut blocks {
+            block.fill(b"x");
+            assert_eq!(
+                block.as_ref().as_ptr().align_offset(4096),
+                0,
+                "a large one can go past the page cache"
+            );
+        }
+    }
     let many: Vec<_> = (0..100).map(|_| spool.create(&uuid::Uuid::now_v7().to_string()).unwrap()).collect();
     assert_eq!(block(&spool), 64 << 10);
     drop(many);

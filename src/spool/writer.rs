@@ -1,5 +1,6 @@
 //! The writing end of a spool file. Frames of any size are gathered into blocks; each full block is hashed and
-//! written by two jobs at the same time while the next block fills. Work per frame is one copy.
+//! written while the next block fills: by two jobs at the same time, or by one where many uploads run. Work per frame
+//! is one copy.
 
 use std::future::Future;
 use std::io;
@@ -13,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::block::{Block, Entered};
+use super::past_cache::PastCache;
 use super::reader::SpoolReader;
 use super::room::Reserved;
 use super::{End, Progress, Shared, SpoolError};
@@ -20,6 +22,9 @@ use crate::domain::ContentDigest;
 
 /// Page-cache writes larger than this are slower on common file systems.
 const WRITE_BYTES: usize = 128 << 10;
+/// With more uploads than this one job hashes and writes a block: there is enough to do at the same time, and each job
+/// costs a change of threads.
+const APART_UPLOADS: usize = 16;
 /// Write-back is started each time this much was written, so that the final fsync is short.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
@@ -63,16 +68,30 @@ struct WriteState {
     written_back: u64,
     /// Room on the disk that was promised for these bytes.
     room: Option<Reserved>,
+    past_cache: PastCache,
+    /// Whether the page cache would be for nobody.
+    unfollowed: bool,
+    /// Here, and not in its own lane, while one job does both.
+    hasher: Option<Sha256>,
 }
 
 impl SpoolWriter {
-    pub(super) fn new(shared: Arc<Shared>, gate: Arc<Semaphore>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, gate: Arc<Semaphore>, past_cache: PastCache) -> Self {
+        let state = WriteState {
+            shared: shared.clone(),
+            offset: 0,
+            written_back: 0,
+            room: None,
+            past_cache,
+            unfollowed: false,
+            hasher: None,
+        };
         Self {
             gate,
             block: None,
             dispatched: 0,
             hash: Lane::new(Sha256::new()),
-            write: Lane::new(WriteState { shared: shared.clone(), offset: 0, written_back: 0, room: None }),
+            write: Lane::new(state),
             finished: false,
             _entered: shared.blocks.enter(),
             shared,
@@ -83,6 +102,15 @@ impl SpoolWriter {
     pub fn within(mut self, room: Reserved) -> Self {
         if let At::Idle(state) = &mut self.write.at {
             state.room = Some(room);
+        }
+        self
+    }
+
+    /// Nobody follows while it is written: it goes past the page cache as far as the file system lets it. Called
+    /// before the first byte. Followers may come all the same; they read from the disk.
+    pub fn unfollowed(mut self) -> Self {
+        if let At::Idle(state) = &mut self.write.at {
+            state.unfollowed = true;
         }
         self
     }
@@ -118,6 +146,7 @@ impl SpoolWriter {
         if self.block.is_some() {
             self.dispatch().await?;
         }
+        self.part().await?;
         let size_bytes = self.write.idle().await?.offset;
         let digest: [u8; 32] = self.hash.take().await?.finalize().into();
         Ok(Spooled { size_bytes, sha256: ContentDigest::from_bytes(digest), writer: self })
@@ -126,6 +155,10 @@ impl SpoolWriter {
     async fn dispatch(&mut self) -> Result<(), SpoolError> {
         let Some(block) = self.block.take() else { return Ok(()) };
         self.dispatched += block.as_ref().len() as u64;
+        if self.shared.blocks.uploads() > APART_UPLOADS {
+            return self.dispatch_together(block).await;
+        }
+        self.part().await?;
         let block = Arc::new(block);
         let to_write = block.clone();
         self.write.run(&self.gate, move |state| state.write(to_write.as_ref().as_ref())).await?;
@@ -135,6 +168,29 @@ impl SpoolWriter {
                 Ok(())
             })
             .await
+    }
+
+    async fn dispatch_together(&mut self, block: Block) -> Result<(), SpoolError> {
+        if self.write.idle().await?.hasher.is_none() {
+            let hasher = self.hash.take().await?;
+            self.write.idle().await?.hasher = Some(hasher);
+        }
+        let both = move |state: &mut WriteState| {
+            state.write(block.as_ref())?;
+            if let Some(hasher) = &mut state.hasher {
+                hasher.update(block.as_ref());
+            }
+            Ok(())
+        };
+        self.write.run(&self.gate, both).await
+    }
+
+    /// Gives the hasher its own lane back.
+    async fn part(&mut self) -> Result<(), SpoolError> {
+        if let Some(hasher) = self.write.idle().await?.hasher.take() {
+            self.hash = Lane::new(hasher);
+        }
+        Ok(())
     }
 }
 
@@ -151,7 +207,16 @@ impl WriteState {
         if let Some(room) = &mut self.room {
             room.claim(bytes.len() as u64)?;
         }
-        for piece in bytes.chunks(WRITE_BYTES) {
+        let mut rest = bytes;
+        if self.unfollowed {
+            let past = self.past_cache.write(bytes, self.offset)?;
+            rest = &bytes[past..];
+            if self.written_back == self.offset {
+                self.written_back += past as u64;
+            }
+            self.offset += past as u64;
+        }
+        for piece in rest.chunks(WRITE_BYTES) {
             self.shared.file.write_all_at(piece, self.offset)?;
             self.offset += piece.len() as u64;
         }

@@ -124,7 +124,8 @@ static struct verdict judge(const char *operation, const char *absolute) {
         counted = 0;
     }
     int taken = (!strcmp(plan.operation, "any") || !strcmp(plan.operation, operation) ||
-                 (!strcmp(plan.operation, "writes") && is_write(operation))) &&
+                 (!strcmp(plan.operation, "writes") && is_write(operation)) ||
+                 (!strcmp(plan.operation, "flushes") && strstr(operation, "sync"))) &&
                 (!strcmp(plan.class, "any") || !strcmp(plan.class, class_of(relative)));
     unsigned long number = taken ? ++counted : 0;
     int hit = taken && number >= plan.first && number - plan.first < plan.times && strcmp(plan.action, "off");

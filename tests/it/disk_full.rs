@@ -313,7 +313,9 @@ async fn a_gateway_starts_on_a_full_disk() {
     disk.fill(0);
     let gateway = Gateway::start_in(dir, settings).await;
     // What the start did not need of the reserve somebody else takes.
-    std::fs::write(disk.path().join("more"), vec![0; usize::try_from(disk.free()).unwrap()]).unwrap();
+    let more = std::fs::write(disk.path().join("more"), vec![0; usize::try_from(disk.free()).unwrap()]);
+    // The gateway's background may have been faster with some of it.
+    assert!(more.is_ok() || more.is_err_and(|error| error.kind() == std::io::ErrorKind::StorageFull));
     assert_eq!(gateway.names("s").await.len(), 3);
     assert!(gateway.bytes(&paths[0]).await == bytes);
     let answer = exchange(&gateway.url, upload("s", &RawForm::new().file(webm(1000, 2)).end())).await;

@@ -1,5 +1,7 @@
 //! Repeats, digests and early answers: the same request twice is one recording, wrong bytes are none.
 
+use std::time::{Duration, Instant};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::multipart::Form;
@@ -11,6 +13,7 @@ use crate::support::eventually;
 use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
 use crate::support::gateway::{Gateway, file_part};
 use crate::support::media::webm;
+use crate::support::raw_client::{FORM_TYPE, RawClient, RawForm};
 
 fn form(bytes: &[u8]) -> Form {
     Form::new().part("recording", file_part(bytes.to_vec(), "talk.webm", "video/webm"))
@@ -113,6 +116,37 @@ async fn a_failed_attempt_frees_the_key() {
     eventually("the next attempt is the first", async || send(&gateway, &key, form(&bytes)).await.0 == 200)
         .await;
     assert_eq!(rows(&gateway, "s").await.len(), 1);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_at_any_moment_frees_the_key() {
+    let gateway = Gateway::local().await;
+    // All of the request arrives at once, so that the gateway hears of the end of the connection while it takes the key.
+    // That takes a moment only; each client hangs up a little later than the one before.
+    const CLIENTS: u32 = 300;
+    for n in 0..CLIENTS {
+        let mut client = RawClient::connect(&gateway.url).await;
+        let form = RawForm::new().file(webm(1000, 1)).end();
+        let head = format!(
+            "POST /recordings/upload/s HTTP/1.1\r\nHost: h\r\nIdempotency-Key: {n}\r\n\
+             Content-Type: {FORM_TYPE}\r\nContent-Length: {}\r\n\r\n",
+            form.len()
+        );
+        client.send([head.as_bytes(), &form].concat()).await;
+        let until = Instant::now() + n * Duration::from_micros(30);
+        while Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        client.reset();
+    }
+    let bytes = webm(1000, 1);
+    for n in 0..CLIENTS {
+        eventually("the key is free", async || {
+            send(&gateway, &[("Idempotency-Key", &n.to_string())], form(&bytes)).await.0 == 200
+        })
+        .await;
+    }
     gateway.stop().await;
 }
 

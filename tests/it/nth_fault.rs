@@ -22,7 +22,7 @@ fn faults() -> Vec<(Action, &'static str, usize)> {
         (Action::NoSpace, "any", 1),
         (Action::Short, "writes", 1),
         (Action::NoSpace, "writes", FOR_GOOD),
-        (Action::IoError, "fsync", FOR_GOOD),
+        (Action::IoError, "flushes", FOR_GOOD),
     ]
 }
 
@@ -194,4 +194,53 @@ async fn a_sync_goes_on_after_any_fault() {
         eventually("it is synced", async || !file.exists() || enough()).await;
     })
     .await;
+}
+
+/// What was answered outlives a power cut: the log of the catalogue was flushed after the last write to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalogue_is_flushed_before_every_answer() {
+    let Some(rig) = Rig::local(SUITE, &[("storage.min_free", "0"), ("sync.interval", "1h")]) else { return };
+    let process = rig.start();
+    let flushed = |what: &str| {
+        let log = rig.faults.log();
+        let is_log = |o: &&Operation| o.path.ends_with("catalog.sqlite-wal");
+        let last = |kinds: &[&str]| {
+            log.iter().rposition(|o| kinds.contains(&o.operation.as_str()) && is_log(&o)).unwrap_or_default()
+        };
+        let (written, synced) = (last(&["write", "pwrite", "pwritev"]), last(&["fsync", "fdatasync"]));
+        assert!(written > 0 && synced > written, "{what} was answered before it was on the disk: {log:?}");
+    };
+    for round in 0..5 {
+        rig.faults.arm(&Plan::nth(Action::Count, 1));
+        let (status, answer) = rig.ledger.upload(&process.url, "flushed", LEN).await.unwrap();
+        flushed("an upload");
+        assert_eq!(status, 200, "{answer}");
+        let place = answer["file_path"].as_str().unwrap().to_owned();
+        rig.faults.arm(&Plan::nth(Action::Count, 1));
+        let (status, answer) = rig.ledger.delete(&process.url, &place).await.unwrap();
+        assert_eq!(status, 200, "round {round}: {answer}");
+        flushed("a deletion");
+    }
+    process.stop_in_order();
+}
+
+/// A log that cannot be flushed is no promise, and is made anew before the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_promised_while_the_catalogue_cannot_be_flushed() {
+    let Some(rig) = Rig::local(SUITE, &[("storage.min_free", "0"), ("sync.interval", "1h")]) else { return };
+    let process = rig.start();
+    rig.faults.arm(&Plan::nth(Action::IoError, 1).of("flushes", "catalog").times(FOR_GOOD));
+    for _ in 0..3 {
+        let (status, answer) = rig.ledger.upload(&process.url, "unflushed", LEN).await.unwrap();
+        assert!(is_refusal(status), "{answer}");
+    }
+    assert!(rig.faults.hit());
+    rig.faults.arm(&Plan::nth(Action::Count, 1));
+    let (status, answer) = rig.ledger.upload(&process.url, "unflushed", LEN).await.unwrap();
+    assert_eq!(status, 200, "{answer}");
+    let anew = |o: &Operation| o.operation == "ftruncate" && o.path.ends_with("catalog.sqlite-wal");
+    assert!(rig.faults.log().iter().any(anew), "the log that failed is trusted again");
+    rig.faults.disarm();
+    let process = rig.crash_and_check(process).await;
+    process.stop_in_order();
 }

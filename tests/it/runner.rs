@@ -73,8 +73,11 @@ async fn as_many_syncs_as_allowed_go_at_once_and_deletions_wait_for_none() {
     eventually("the deletion is done", async || cloud.keys(BUCKET).is_empty()).await;
     assert_eq!(seen_uploads(&cloud).len(), 3);
     let of_state = |jobs: &[JobRecord], state| jobs.iter().filter(|job| job.state == state).count();
-    let jobs = jobs(&gateway).await;
-    assert_eq!((of_state(&jobs, JobState::Running), of_state(&jobs, JobState::Waiting)), (3, 2));
+    eventually("its job has ended", async || {
+        let jobs = jobs(&gateway).await;
+        (of_state(&jobs, JobState::Running), of_state(&jobs, JobState::Waiting)) == (3, 2)
+    })
+    .await;
     let metrics = gateway.get("/metrics").await.text().await.unwrap();
     assert!(metrics.contains("gateway_jobs_running{kind=\"sync\"}"), "{metrics}");
     gateway.stop().await;

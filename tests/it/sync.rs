@@ -218,7 +218,10 @@ async fn a_session_that_did_not_change_is_not_looked_at_again() {
     assert_eq!(services.adopt_changed(&mut seen).await.unwrap(), 0, "it is fresh");
     aged(&dir.join("a.webm"));
     aged(&dir.join("b.webm"));
-    assert_eq!(services.adopt_changed(&mut seen).await.unwrap(), 1, "what was too fresh is not forgotten");
+    services.adopt_changed(&mut seen).await.unwrap();
+    // The look at the start may have come between.
+    let row = services.catalog.get(&ObjectKey::parse("old/a.webm").unwrap()).await.unwrap();
+    assert!(row.is_some(), "what was too fresh is not forgotten");
     let session = SessionId::parse("old").unwrap();
     eventually("its directory is old enough to be believed", async || {
         let changed = services.stores.fallback().changed_at(&session).await.unwrap().unwrap();

@@ -33,7 +33,7 @@ impl Audit for SqlCatalog {
     async fn note(&self, change: Change<'_>, by: &Origin) -> Result<()> {
         let mut tx = self.begin().await?;
         note(&mut tx, &change, by).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>> {

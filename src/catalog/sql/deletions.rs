@@ -61,11 +61,7 @@ impl SqlCatalog {
             ended.extend(jobs::cancel_sync(&mut tx, key, "the recording was deleted").await?);
             jobs::add_deletions(&mut tx, key, pending, &holder).await?;
             if row.is_some() {
-                sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
-                    .bind(session)
-                    .bind(filename)
-                    .execute(&mut *tx)
-                    .await?;
+                Self::drop_row(&mut tx, key).await?;
             }
             if row.is_some() || is_new {
                 let before = row.and_then(|row| row.sha256);
@@ -74,7 +70,7 @@ impl SqlCatalog {
             }
         }
         parents::settle_parents(&mut tx, ended).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }
 
@@ -179,7 +175,7 @@ impl Deletions for SqlCatalog {
         let change =
             Change { action: Action::Deleted, session, filename: None, before: None, after: None, detail };
         audit::note(&mut tx, &change, by).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn confirm_session_deleted(&self, session: &SessionId) -> Result<()> {
@@ -189,6 +185,6 @@ impl Deletions for SqlCatalog {
             .execute(&mut *tx)
             .await?;
         jobs::end_of_session(&mut tx, "delete_session", session).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }

@@ -24,7 +24,7 @@ impl Gateways for SqlCatalog {
         .bind(now_us())
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn still_here(&self) -> Result<()> {
@@ -34,7 +34,7 @@ impl Gateways for SqlCatalog {
             .bind(now_us())
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn peers(&self) -> Result<Vec<Peer>> {
@@ -68,7 +68,7 @@ impl Gateways for SqlCatalog {
             .bind(value)
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn close(&self) {

@@ -484,7 +484,7 @@ impl Jobs for SqlCatalog {
         .fetch_all(&mut *tx)
         .await?;
         settle_parents(&mut tx, parents_of(&ended)?).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn postpone_job(&self, job: &Job, run_at_us: i64, error: &str) -> Result<()> {
@@ -497,7 +497,7 @@ impl Jobs for SqlCatalog {
         .bind(without_nul(error))
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn release_job(&self, job: &Job) -> Result<()> {
@@ -508,7 +508,7 @@ impl Jobs for SqlCatalog {
         .bind(job.attempt)
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn keep_resume_point(&self, job: &Job, at: Option<&str>) -> Result<()> {
@@ -519,7 +519,7 @@ impl Jobs for SqlCatalog {
             .bind(at.map(without_nul))
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn hurry_jobs(&self, now_us: i64) -> Result<()> {
@@ -533,7 +533,7 @@ impl Jobs for SqlCatalog {
         .bind(now_us)
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn open_parent(&self, kind: &JobKind) -> Result<JobRecord> {
@@ -571,7 +571,7 @@ impl Jobs for SqlCatalog {
     async fn close_parent(&self, id: &str) -> Result<()> {
         let mut tx = self.begin().await?;
         settle_parent(&mut tx, id).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn open_jobs(&self, session: &SessionId, filename: Option<&Filename>) -> Result<Vec<JobRecord>> {
@@ -675,6 +675,6 @@ impl Jobs for SqlCatalog {
         .bind(older_than_us)
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }

@@ -23,6 +23,7 @@ macro_rules! again {
 
 mod audit;
 mod deletions;
+mod flush;
 mod gateways;
 mod jobs;
 mod listings;
@@ -34,19 +35,53 @@ mod rows;
 mod tallies;
 mod transfer;
 
-use std::sync::{Mutex, PoisonError};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
-use sqlx::{Any, AnyPool, SqlSafeStr, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, SqlSafeStr, Transaction};
 use time::OffsetDateTime;
 
+use self::flush::LogFlush;
 use super::{CatalogError, Counts, Recordings, RequestKey};
 use crate::domain::recording::micros;
 use crate::domain::{GatewayId, ObjectKey, SessionId};
 
 type Result<T> = std::result::Result<T, CatalogError>;
-type Tx = Transaction<'static, Any>;
+
+/// A transaction. What it changed is on the disk when [`Tx::commit`] returns.
+pub(super) struct Tx {
+    inner: Transaction<'static, Any>,
+    /// Where waiting for the disk is left to us.
+    log: Option<Arc<LogFlush>>,
+}
+
+impl Tx {
+    /// Ends it. Also after reading on the writing side: what was read is then on the disk too.
+    async fn commit(self) -> Result<()> {
+        self.inner.commit().await?;
+        match self.log {
+            Some(log) => log.wait().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Deref for Tx {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.inner
+    }
+}
 
 /// Which database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +96,8 @@ pub struct SqlCatalog {
     /// On SQLite one connection, which makes changes one after the other.
     write: AnyPool,
     read: AnyPool,
+    /// SQLite's, whose commits do not wait for the disk.
+    log: Option<Arc<LogFlush>>,
     gateway: GatewayId,
     /// This process: what it reserves is given up when another one has taken its place.
     process: String,
@@ -90,16 +127,19 @@ impl From<sqlx::Error> for CatalogError {
 }
 
 impl SqlCatalog {
-    /// Brings the schema up to date and takes up what an earlier process of this gateway left.
+    /// Brings the schema up to date and takes up what an earlier process of this gateway left. `file` is SQLite's.
     pub(super) async fn prepare(
         dialect: Dialect,
+        file: Option<&Path>,
         write: AnyPool,
         read: impl AsyncFnOnce() -> Result<AnyPool>,
         gateway: GatewayId,
     ) -> Result<Self> {
         migrations::run(dialect, &write).await?;
         let process = uuid::Uuid::now_v7().to_string();
-        let catalog = Self { dialect, write, read: read().await?, gateway, process, lost: Mutex::default() };
+        let log = file.map(|file| Arc::new(LogFlush::new(file, write.clone())));
+        let read = read().await?;
+        let catalog = Self { dialect, write, read, log, gateway, process, lost: Mutex::default() };
         catalog.take_over().await?;
         Ok(catalog)
     }
@@ -108,17 +148,19 @@ impl SqlCatalog {
     pub(super) async fn inspect(dialect: Dialect, read: AnyPool) -> Result<Counts> {
         migrations::refuse_newer(dialect, &read).await?;
         let (gateway, process) = (GatewayId(String::new()), String::new());
-        let inspector = Self { dialect, write: read.clone(), read, gateway, process, lost: Mutex::default() };
+        let (write, log) = (read.clone(), None);
+        let inspector = Self { dialect, write, read, log, gateway, process, lost: Mutex::default() };
         inspector.counts().await
     }
 
     /// A transaction that changes things of no session, or of one that the caller locks.
     async fn begin(&self) -> Result<Tx> {
-        Ok(match self.dialect {
+        let inner = match self.dialect {
             // Otherwise a transaction that reads first and writes later fails at once when another one writes.
             Dialect::Sqlite => self.write.begin_with("BEGIN IMMEDIATE").await?,
             Dialect::Postgres => self.write.begin().await?,
-        })
+        };
+        Ok(Tx { inner, log: self.log.clone() })
     }
 
     /// A transaction that changes a session: others wait until it is over.
@@ -143,14 +185,15 @@ impl SqlCatalog {
         Ok(())
     }
 
-    /// A transaction that sees one moment.
+    /// A transaction that sees one moment. On SQLite that may be one that a power cut takes back.
     async fn snapshot(&self) -> Result<Tx> {
-        Ok(match self.dialect {
+        let inner = match self.dialect {
             Dialect::Sqlite => self.read.begin().await?,
             Dialect::Postgres => {
                 self.read.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?
             }
-        })
+        };
+        Ok(Tx { inner, log: None })
     }
 
     fn remember_lost(&self, lost: Lost) {
@@ -183,7 +226,7 @@ impl SqlCatalog {
         };
         let mut tx = self.begin().await?;
         sql(statement).bind(first).bind(second).bind(third).execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// What an earlier process had begun: its leases, and keyed requests of which nothing may have come. What it
@@ -211,7 +254,7 @@ impl SqlCatalog {
         ] {
             sql(statement).bind(self.gateway.as_str()).execute(&mut *tx).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }
 

@@ -90,7 +90,7 @@ impl SqlCatalog {
             let change = Change { detail: Some(reason), ..Change::of(Action::Parked, key) };
             audit::note(&mut tx, &change, by).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Reserves a name that is free.
@@ -122,7 +122,7 @@ impl SqlCatalog {
         stores.local.then_some(self.gateway.as_str())
     }
 
-    async fn drop_row(tx: &mut Tx, key: &ObjectKey) -> Result<u64> {
+    pub(super) async fn drop_row(tx: &mut Tx, key: &ObjectKey) -> Result<u64> {
         let dropped = sql("DELETE FROM recordings WHERE session_id = $1 AND filename = $2")
             .bind(key.session.as_str())
             .bind(key.filename.as_str())
@@ -169,7 +169,7 @@ impl Recordings for SqlCatalog {
         self.keep_name(&mut tx, &key, upload_id, request).await?;
         if let Err(error) = tx.commit().await {
             self.remember_lost(Lost::Reservation { key, upload_id: upload_id.to_owned() });
-            return Err(error.into());
+            return Err(error);
         }
         Ok((key.filename, n))
     }
@@ -177,7 +177,7 @@ impl Recordings for SqlCatalog {
     async fn release(&self, key: &ObjectKey) -> Result<()> {
         let mut tx = self.begin().await?;
         release(&mut tx, key).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn abandoned(&self) -> Result<Vec<Abandoned>> {
@@ -196,6 +196,26 @@ impl Recordings for SqlCatalog {
             Ok(Abandoned { key, upload_id: row.try_get(2)?, request })
         };
         rows.iter().map(abandoned).collect()
+    }
+
+    async fn give_up(&self, abandoned: &Abandoned) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let given_up = sql("DELETE FROM reservations
+             WHERE session_id = $1 AND filename = $2 AND upload_id = $3 AND process <> $4
+             RETURNING scope, request_key")
+        .bind(abandoned.key.session.as_str())
+        .bind(abandoned.key.filename.as_str())
+        .bind(abandoned.upload_id.as_str())
+        .bind(self.process.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        if let Some(row) = given_up {
+            let (scope, key): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+            if let Some((scope, key)) = scope.zip(key) {
+                self.forget_own(&mut tx, &RequestKey { scope, key }).await?;
+            }
+        }
+        tx.commit().await
     }
 
     async fn commit(&self, arrival: Arrival<'_>, by: &Origin) -> Result<Recording> {
@@ -272,7 +292,7 @@ impl Recordings for SqlCatalog {
         let change =
             Change { detail: Some("the upload could not be kept"), ..Change::of(Action::Denied, key) };
         audit::note(&mut tx, &change, &Origin::gateway("upload")).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn adopt(&self, recordings: &[Recording], sync: bool, by: &Origin) -> Result<u64> {
@@ -317,7 +337,10 @@ impl Recordings for SqlCatalog {
     }
 
     async fn committed(&self, session: &SessionId, upload_id: &str) -> Result<Option<Recording>> {
-        self.row_by_upload(&mut self.begin_for(session).await?, upload_id).await
+        let mut tx = self.begin_for(session).await?;
+        let row = self.row_by_upload(&mut tx, upload_id).await?;
+        tx.commit().await?;
+        Ok(row)
     }
 
     async fn sessions(&self) -> Result<Vec<SessionId>> {

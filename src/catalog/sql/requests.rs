@@ -11,7 +11,7 @@ const GONE: &str = "answer IS NULL AND gateway <> $1 AND NOT EXISTS
     (SELECT 1 FROM gateways g WHERE g.id = idempotent_requests.gateway AND g.seen_at >= $2)";
 
 impl SqlCatalog {
-    async fn forget_own(&self, tx: &mut Tx, request: &RequestKey) -> Result<()> {
+    pub(super) async fn forget_own(&self, tx: &mut Tx, request: &RequestKey) -> Result<()> {
         sql("DELETE FROM idempotent_requests
              WHERE scope = $1 AND request_key = $2 AND gateway = $3 AND answer IS NULL")
         .bind(request.scope.as_str())
@@ -44,7 +44,7 @@ impl Requests for SqlCatalog {
         if first {
             if let Err(error) = tx.commit().await {
                 self.remember_lost(Lost::Request { request: request.clone(), mark });
-                return Err(error.into());
+                return Err(error);
             }
             return Ok(Begun::First);
         }
@@ -55,6 +55,7 @@ impl Requests for SqlCatalog {
                 .fetch_one(&mut *tx)
                 .await?;
         let (fingerprint, answer): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        tx.commit().await?;
         Ok(match fingerprint.zip(answer) {
             Some((fingerprint, answer)) => Begun::Answered(Answered { fingerprint, answer }),
             None => Begun::Running,
@@ -64,7 +65,7 @@ impl Requests for SqlCatalog {
     async fn forget_request(&self, request: &RequestKey) -> Result<()> {
         let mut tx = self.begin().await?;
         self.forget_own(&mut tx, request).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     async fn take_over_request(&self, request: &RequestKey) -> Result<bool> {
@@ -116,7 +117,7 @@ impl Requests for SqlCatalog {
         .await?;
         if let Err(error) = tx.commit().await {
             self.remember_lost(Lost::Request { request: request.clone(), mark });
-            return Err(error.into());
+            return Err(error);
         }
         Ok(true)
     }
@@ -130,6 +131,6 @@ impl Requests for SqlCatalog {
         .bind(older_than_us)
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }

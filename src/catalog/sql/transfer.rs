@@ -90,7 +90,7 @@ impl SqlCatalog {
         .bind(batch.rows.as_str())
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Rows of a table, without the fact of this name.

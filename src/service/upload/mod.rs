@@ -138,16 +138,14 @@ impl Services {
         }
         let room = self.room.reserve(options.request_bytes).await?;
         let slot = self.upload_slots.clone().try_acquire_owned().map_err(|_| ServiceError::Busy)?;
-        let mut leftovers =
-            Leftovers { services: self.clone(), request: None, names: Vec::new(), object: None };
-        let mut earlier = None;
+        let (mut leftovers, mut earlier) = (Leftovers::none(self), None);
         if let Some(key) = &options.idempotency_key {
             let request =
                 RequestKey { scope: format!("POST /recordings/upload/{session}"), key: key.clone() };
-            match self.begin_request(&request).await? {
-                Begun::First => leftovers.request = Some(request),
-                Begun::Running => return Err(ServiceError::RequestRunning),
-                Begun::Answered(answered) => earlier = Some(answered),
+            match self.take_key(request).await? {
+                (Begun::First, taken) => leftovers = taken,
+                (Begun::Running, _) => return Err(ServiceError::RequestRunning),
+                (Begun::Answered(answered), _) => earlier = Some(answered),
             }
         }
         let upload_id = uuid::Uuid::now_v7().to_string();
@@ -178,6 +176,19 @@ impl Services {
 }
 
 impl Services {
+    /// Marks a keyed request as running if it is the first. Safe to drop: it goes to its end all the same, and what it
+    /// took is then given back, for otherwise a client that hung up while the key was being taken would never get it.
+    async fn take_key(&self, request: RequestKey) -> Result<(Begun, Leftovers), ServiceError> {
+        let services = self.clone();
+        let take = async move {
+            let begun = services.begin_request(&request).await?;
+            let mut taken = Leftovers::none(&services);
+            taken.request = (begun == Begun::First).then_some(request);
+            Ok((begun, taken))
+        };
+        self.tasks.spawn(take).await.unwrap_or(Err(ServiceError::Unexpected))
+    }
+
     /// Marks a keyed request as running. One whose process was killed before its answer is settled first: nobody else
     /// would answer the client that sends it again.
     async fn begin_request(&self, request: &RequestKey) -> Result<Begun, ServiceError> {
@@ -274,6 +285,12 @@ struct Leftovers {
     object: Option<ObjectKey>,
 }
 
+impl Leftovers {
+    fn none(services: &Services) -> Self {
+        Self { services: services.clone(), request: None, names: Vec::new(), object: None }
+    }
+}
+
 impl Drop for Leftovers {
     fn drop(&mut self) {
         let (request, names, object) =
@@ -339,7 +356,10 @@ impl Incoming {
 
     /// The file begins. Called once. Safe to drop.
     pub fn begin_file(&mut self, head: FileHead) -> Result<(), ServiceError> {
-        let writer = self.writer.take().ok_or(ServiceError::Unexpected)?;
+        let mut writer = self.writer.take().ok_or(ServiceError::Unexpected)?;
+        if !self.goes_to_the_cloud() {
+            writer = writer.unfollowed();
+        }
         self.file = Some(IncomingFile {
             head,
             writer,
@@ -401,10 +421,15 @@ impl Incoming {
         NameStem::new(&kind, &self.session, self.at, &self.services.rules.node, ext)
     }
 
+    /// Whether the bytes are sent on while they come.
+    fn goes_to_the_cloud(&self) -> bool {
+        let only_local = self.options.respond_async || self.earlier.is_some();
+        !only_local && self.services.stores.primary_takes_writes()
+    }
+
     /// Sends what is there to the cloud while the rest still comes, under the name the recording will likely have.
     fn start_cloud_leg(&mut self) {
-        let only_local = self.options.respond_async || self.earlier.is_some();
-        if only_local || !self.services.stores.primary_takes_writes() {
+        if !self.goes_to_the_cloud() {
             return;
         }
         let Some((reader, expected_bytes, media, original_filename)) = self.file.as_ref().and_then(|file| {

@@ -343,10 +343,6 @@ impl Complete {
 }
 
 impl Leftovers {
-    fn none(services: &Services) -> Self {
-        Self { services: services.clone(), request: None, names: Vec::new(), object: None }
-    }
-
     /// A row keeps the name, the answer, and what may have arrived in the bucket under the name.
     pub(super) fn belong_to(&mut self, key: &ObjectKey) {
         self.names.retain(|name| name != key);

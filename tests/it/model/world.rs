@@ -307,9 +307,10 @@ impl World {
                 {
                     return;
                 }
-                let known = self.memory.maybes.iter().any(|maybe| maybe.bytes == bytes);
-                if !known {
-                    self.memory.maybes.push(Maybe { bytes: bytes.clone(), refused, key: None });
+                match self.memory.maybes.iter_mut().find(|maybe| maybe.bytes == bytes) {
+                    // Refused before, and sent again.
+                    Some(maybe) => maybe.refused &= refused,
+                    None => self.memory.maybes.push(Maybe { bytes: bytes.clone(), refused, key: None }),
                 }
                 if earlier.is_none_or(|(_, answer)| answer.is_none()) {
                     self.remember_keyed(upload, Some(bytes), None);

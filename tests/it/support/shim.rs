@@ -2,7 +2,8 @@
 //!
 //! A plan names an action and the operations it hits: the FIRST and the next TIMES - 1 of those of one kind and one class
 //! of paths. Operations are `create`, `write`, `pwrite`, `writev`, `pwritev`, `fsync`, `fdatasync`, `ftruncate`,
-//! `fallocate`, `close`, `rename`, `link`, `unlink`, `mkdir`, `rmdir`; `writes` are the four that write, `any` all.
+//! `fallocate`, `close`, `rename`, `link`, `unlink`, `mkdir`, `rmdir`; `writes` are the four that write, `flushes` the two that sync, `any`
+//! all.
 //! Classes are `spool`, `catalog`, `session` (what is below the other directories, and they themselves), `root`, `any`.
 
 use std::path::{Path, PathBuf};
