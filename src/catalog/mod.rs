@@ -170,6 +170,22 @@ pub struct RequestKey {
     pub scope: String,
     /// The client's key.
     pub key: String,
+    /// This one of those that were sent with the key: whoever has to do with one that came to nothing leaves the next one
+    /// alone.
+    #[serde(default)]
+    pub mark: String,
+}
+
+impl RequestKey {
+    /// Of a request that has just come.
+    pub fn new(scope: String, key: String) -> Self {
+        Self { scope, key, mark: uuid::Uuid::now_v7().to_string() }
+    }
+
+    /// Whether a client would take them for the same.
+    pub fn is_repeat_of(&self, other: &Self) -> bool {
+        (&self.scope, &self.key) == (&other.scope, &other.key)
+    }
 }
 
 /// What `view` sees at one moment.
@@ -440,8 +456,13 @@ pub trait Deletions: Send + Sync {
     /// a job for it.
     async fn entomb_session(&self, session: &SessionId, by: &Origin) -> Result<(), CatalogError>;
 
-    /// The bucket was asked and its part of the session is deleted.
-    async fn confirm_session_deleted(&self, session: &SessionId) -> Result<(), CatalogError>;
+    /// The bucket was asked and its part of the session is deleted, as far as it was deleted at `deleted_at`: a later
+    /// deletion of the session stays.
+    async fn confirm_session_deleted(
+        &self,
+        session: &SessionId,
+        deleted_at: OffsetDateTime,
+    ) -> Result<(), CatalogError>;
 }
 
 /// Work that waits.

@@ -76,6 +76,8 @@ pub fn router(edge: Edge) -> Router {
     described
         .route("/openapi.json", openapi_json)
         .route("/gateway/deletions/{session_id}", post(recordings::finish_deletions))
+        .route("/recordings/{session_id}/list", recordings::delete_named("list"))
+        .route("/recordings/{session_id}/download", recordings::delete_named("download"))
         .route("/", get(page::get_page))
         .route("/assets/{name}", get(page::get_asset))
         .merge(docs())

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, delete};
 
 use super::Edge;
 use super::content::{Purpose, is_for_this_gateway, serve_content};
@@ -160,6 +161,14 @@ pub(super) async fn delete_recording(
         pending: pending(deletion.pending),
     };
     Ok((status, Json(view)).into_response())
+}
+
+/// Deletes a file that was dropped in under a name that is a question here. It can be seen in the list alone, so it is not
+/// in the description.
+pub(super) fn delete_named(name: &'static str) -> MethodRouter<Edge> {
+    delete(move |acting: Acting, Path(session): Path<String>| {
+        delete_recording(acting, Path((session, name.to_owned())))
+    })
 }
 
 fn place(store: StoreKind) -> &'static str {

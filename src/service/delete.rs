@@ -151,10 +151,12 @@ impl Services {
     /// A recording may be deleted before its file is in its place: called when it is.
     pub(super) async fn unless_deleted(&self, key: &ObjectKey) {
         if matches!(self.catalog.tombstone(key).await, Ok(Some(_))) {
-            let here = StoreSet::only(StoreKind::Local);
-            if let Err(error) = self.catalog.entomb(std::slice::from_ref(key), here, &self.origin).await {
+            let (keys, here) = (std::slice::from_ref(key), StoreSet::only(StoreKind::Local));
+            if let Err(error) = self.even_when_full(|| self.catalog.entomb(keys, here, &self.origin)).await {
                 tracing::warn!(object.key = %key, error = %chain(&error), "a deleted recording's file is still to be removed");
             }
+            // Here and now: whoever looked before there was a file may confirm that there is none after this was noted.
+            self.delete_local(key).await;
             self.bell.send_replace(());
         }
     }
@@ -231,7 +233,7 @@ impl Services {
         let cloud = StoreSet::only(StoreKind::Supabase);
         self.catalog.entomb(&strays, cloud, &self.origin).await.map_err(ServiceError::from)?;
         self.finish_deletions(&strays).await?;
-        self.catalog.confirm_session_deleted(session).await.map_err(ServiceError::from)?;
+        self.catalog.confirm_session_deleted(session, deleted_at).await.map_err(ServiceError::from)?;
         Ok(())
     }
 }

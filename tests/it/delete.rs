@@ -41,6 +41,24 @@ async fn no_jobs(gateway: &Gateway) {
     eventually("no job is left", async || gateway.services.catalog.counts().await.unwrap().jobs == 0).await;
 }
 
+/// They are questions here, so nothing else about such a recording can be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_dropped_in_under_the_name_of_a_question_can_be_deleted() {
+    let gateway = Gateway::local().await;
+    let session = gateway.recordings_dir().join("odd");
+    for name in ["list", "download"] {
+        std::fs::create_dir_all(&session).unwrap();
+        let file = session.join(name);
+        std::fs::write(&file, b"dropped").unwrap();
+        assert_eq!(rows(&gateway, "odd").await.len(), 1);
+        let (status, answer) = gateway.delete(&format!("/recordings/odd/{name}")).await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(rows(&gateway, "odd").await.len(), 0);
+        assert!(!file.exists());
+    }
+    gateway.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn from_where_it_is_with_the_documented_messages() {
     let cloud = FakeSupabase::start().await;

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use super::rows::{key_of, other, session_and_time_of};
 use super::{Result, SqlCatalog, Tx, audit, jobs, now_us, parents, sql};
 use crate::catalog::{Action, Change, Deletions, Origin, Tombstone};
+use crate::domain::recording::micros;
 use crate::domain::{GatewayId, ObjectKey, SessionId, StoreKind, StoreSet};
 
 impl SqlCatalog {
@@ -164,8 +165,10 @@ impl Deletions for SqlCatalog {
 
     async fn entomb_session(&self, session: &SessionId, by: &Origin) -> Result<()> {
         let mut tx = self.begin_for(session).await?;
+        // Each deletion has a time of its own, also if the clock is slow.
         sql("INSERT INTO session_tombstones (session_id, deleted_at) VALUES ($1, $2)
-             ON CONFLICT (session_id) DO UPDATE SET deleted_at = $2")
+             ON CONFLICT (session_id) DO UPDATE SET deleted_at = CASE
+                 WHEN session_tombstones.deleted_at < $2 THEN $2 ELSE session_tombstones.deleted_at + 1 END")
         .bind(session.as_str())
         .bind(now_us())
         .execute(&mut *tx)
@@ -178,13 +181,16 @@ impl Deletions for SqlCatalog {
         tx.commit().await
     }
 
-    async fn confirm_session_deleted(&self, session: &SessionId) -> Result<()> {
+    async fn confirm_session_deleted(&self, session: &SessionId, deleted_at: OffsetDateTime) -> Result<()> {
         let mut tx = self.begin_for(session).await?;
-        sql("DELETE FROM session_tombstones WHERE session_id = $1")
+        let confirmed = sql("DELETE FROM session_tombstones WHERE session_id = $1 AND deleted_at = $2")
             .bind(session.as_str())
+            .bind(micros(deleted_at))
             .execute(&mut *tx)
             .await?;
-        jobs::end_of_session(&mut tx, "delete_session", session).await?;
+        if confirmed.rows_affected() > 0 {
+            jobs::end_of_session(&mut tx, "delete_session", session).await?;
+        }
         tx.commit().await
     }
 }

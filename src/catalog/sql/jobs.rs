@@ -465,9 +465,11 @@ impl Jobs for SqlCatalog {
         let mut tx = self.begin().await?;
         // A deletion that was asked for again meanwhile goes on.
         sql(
-            "UPDATE jobs SET leased_until = 0, leased_by = NULL WHERE id = $1 AND attempts = $2 AND EXISTS
+            "UPDATE jobs SET leased_until = 0, leased_by = NULL WHERE id = $1 AND attempts = $2 AND (EXISTS
                  (SELECT 1 FROM tombstones t WHERE t.session_id = jobs.session_id AND t.filename = jobs.filename
-                  AND ((jobs.kind = 'delete' AND pending_supabase = 1) OR (jobs.kind = 'delete_local' AND pending_local = 1)))",
+                  AND ((jobs.kind = 'delete' AND pending_supabase = 1) OR (jobs.kind = 'delete_local' AND pending_local = 1)))
+                 OR (jobs.kind = 'delete_session' AND EXISTS
+                     (SELECT 1 FROM session_tombstones t WHERE t.session_id = jobs.session_id)))",
         )
         .bind(job.id.as_str())
         .bind(job.attempt)
@@ -541,31 +543,35 @@ impl Jobs for SqlCatalog {
         let session = kind.session().map_or("", |session| session.as_str());
         // Two bulk loads are two jobs.
         let filename = if *kind == JobKind::Migration { id.as_str() } else { "" };
-        let mut tx = self.begin().await?;
-        sql(
-            "INSERT INTO jobs (id, kind, session_id, filename, state, attempts, created_at, run_at, leased_until)
-             VALUES ($1, $2, $3, $4, 'open', 0, $5, $5, 0)
-             ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO NOTHING",
-        )
-        .bind(id.as_str())
-        .bind(kind.name())
-        .bind(session)
-        .bind(filename)
-        .bind(now_us())
-        .execute(&mut *tx)
-        .await?;
-        let row = sql(
-            "SELECT id FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open'",
-        )
-        .bind(kind.name())
-        .bind(session)
-        .bind(filename)
-        .fetch_one(&mut *tx)
-        .await?;
-        let found: String = row.try_get(0)?;
-        let parent = self.job(&mut tx, &found).await?;
-        tx.commit().await?;
-        parent.ok_or_else(|| corrupt("a job that was just made"))
+        loop {
+            let mut tx = self.begin().await?;
+            sql(
+                "INSERT INTO jobs (id, kind, session_id, filename, state, attempts, created_at, run_at, leased_until)
+                 VALUES ($1, $2, $3, $4, 'open', 0, $5, $5, 0)
+                 ON CONFLICT (kind, session_id, filename) WHERE state = 'open' DO NOTHING",
+            )
+            .bind(id.as_str())
+            .bind(kind.name())
+            .bind(session)
+            .bind(filename)
+            .bind(now_us())
+            .execute(&mut *tx)
+            .await?;
+            let row = sql(
+                "SELECT id FROM jobs WHERE kind = $1 AND session_id = $2 AND filename = $3 AND state = 'open'",
+            )
+            .bind(kind.name())
+            .bind(session)
+            .bind(filename)
+            .fetch_optional(&mut *tx)
+            .await?;
+            // Otherwise the one that was in the way ended between the two statements.
+            let Some(row) = row else { continue };
+            let found: String = row.try_get(0)?;
+            let parent = self.job(&mut tx, &found).await?;
+            tx.commit().await?;
+            return parent.ok_or_else(|| corrupt("a job that was just made"));
+        }
     }
 
     async fn close_parent(&self, id: &str) -> Result<()> {
@@ -648,7 +654,8 @@ impl Jobs for SqlCatalog {
                 .await?;
             tx.commit().await?;
         }
-        let job = self.get_job(id).await?.ok_or_else(|| corrupt(id))?;
+        // It goes with what it is about: a deletion that was done at the first try leaves no job.
+        let Some(job) = self.get_job(id).await? else { return Ok(Changed::Unknown) };
         Ok(if !changed || job.state == JobState::Done { Changed::No(job) } else { Changed::Yes(job) })
     }
 
@@ -661,7 +668,7 @@ impl Jobs for SqlCatalog {
         for part in self.affected(&job, &["open"]).await? {
             changed |= again!(self.cancel_part(&part, by).await)?;
         }
-        let job = self.get_job(id).await?.ok_or_else(|| corrupt(id))?;
+        let Some(job) = self.get_job(id).await? else { return Ok(Changed::Unknown) };
         Ok(if changed { Changed::Yes(job) } else { Changed::No(job) })
     }
 

@@ -12,7 +12,7 @@ use crate::catalog::CatalogError;
 /// Any number that nobody else uses for an advisory lock.
 const MIGRATING: &str = "SELECT pg_advisory_xact_lock(7240124901)";
 
-fn steps(dialect: Dialect) -> [(&'static str, &'static str); 6] {
+fn steps(dialect: Dialect) -> [(&'static str, &'static str); 7] {
     [
         ("initial", include_str!("migrations/0001_initial.sql")),
         ("gateways jobs audit", include_str!("migrations/0002_gateways_jobs_audit.sql")),
@@ -32,6 +32,7 @@ fn steps(dialect: Dialect) -> [(&'static str, &'static str); 6] {
                 Dialect::Postgres => include_str!("migrations/0006_session_counts.postgres.sql"),
             },
         ),
+        ("request marks", include_str!("migrations/0007_request_marks.sql")),
     ]
 }
 

@@ -110,7 +110,7 @@ enum Lost {
     /// A name reserved for an upload.
     Reservation { key: ObjectKey, upload_id: String },
     /// A keyed request marked as running, with this mark.
-    Request { request: RequestKey, mark: String },
+    Request(RequestKey),
 }
 
 impl From<sqlx::Error> for CatalogError {
@@ -137,7 +137,8 @@ impl SqlCatalog {
     ) -> Result<Self> {
         migrations::run(dialect, &write).await?;
         let process = uuid::Uuid::now_v7().to_string();
-        let log = file.map(|file| Arc::new(LogFlush::new(file, write.clone())));
+        let log = file.map(|file| LogFlush::new(file, write.clone())).transpose();
+        let log = log.map_err(|error| CatalogError::Database(error.into()))?.map(Arc::new);
         let read = read().await?;
         let catalog = Self { dialect, write, read, log, gateway, process, lost: Mutex::default() };
         catalog.take_over().await?;
@@ -219,9 +220,9 @@ impl SqlCatalog {
                 "DELETE FROM reservations WHERE session_id = $1 AND filename = $2 AND upload_id = $3",
                 [key.session.as_str(), key.filename.as_str(), upload_id],
             ),
-            Lost::Request { request, mark } => (
+            Lost::Request(request) => (
                 "DELETE FROM idempotent_requests WHERE scope = $1 AND request_key = $2 AND fingerprint = $3 AND answer IS NULL",
-                [request.scope.as_str(), request.key.as_str(), mark],
+                [request.scope.as_str(), request.key.as_str(), &request.mark],
             ),
         };
         let mut tx = self.begin().await?;

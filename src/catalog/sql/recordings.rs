@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::rows::{RECORDING_COLUMNS, key_of, recording_of, session_and_time_of, session_of, without_nul};
@@ -101,10 +102,9 @@ impl SqlCatalog {
         upload_id: &str,
         request: Option<&RequestKey>,
     ) -> Result<()> {
-        sql(
-            "INSERT INTO reservations (session_id, filename, gateway, process, upload_id, scope, request_key)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
+        sql("INSERT INTO reservations
+                 (session_id, filename, gateway, process, upload_id, scope, request_key, request_mark)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
         .bind(key.session.as_str())
         .bind(key.filename.as_str())
         .bind(self.gateway.as_str())
@@ -112,6 +112,7 @@ impl SqlCatalog {
         .bind(upload_id)
         .bind(request.map(|request| request.scope.as_str()))
         .bind(request.map(|request| request.key.as_str()))
+        .bind(request.map(|request| request.mark.as_str()))
         .execute(&mut **tx)
         .await?;
         Ok(())
@@ -183,17 +184,16 @@ impl Recordings for SqlCatalog {
     async fn abandoned(&self) -> Result<Vec<Abandoned>> {
         self.give_back_lost().await?;
         let mut tx = self.snapshot().await?;
-        let rows = sql("SELECT session_id, filename, upload_id, scope, request_key FROM reservations
+        let rows =
+            sql("SELECT session_id, filename, upload_id, scope, request_key, request_mark FROM reservations
              WHERE gateway = $1 AND process <> $2")
-        .bind(self.gateway.as_str())
-        .bind(self.process.as_str())
-        .fetch_all(&mut *tx)
-        .await?;
+            .bind(self.gateway.as_str())
+            .bind(self.process.as_str())
+            .fetch_all(&mut *tx)
+            .await?;
         let abandoned = |row| -> Result<Abandoned> {
             let key = key_of(row)?;
-            let (scope, request): (Option<String>, Option<String>) = (row.try_get(3)?, row.try_get(4)?);
-            let request = scope.zip(request).map(|(scope, key)| RequestKey { scope, key });
-            Ok(Abandoned { key, upload_id: row.try_get(2)?, request })
+            Ok(Abandoned { key, upload_id: row.try_get(2)?, request: request_of(row, 3)? })
         };
         rows.iter().map(abandoned).collect()
     }
@@ -202,18 +202,15 @@ impl Recordings for SqlCatalog {
         let mut tx = self.begin().await?;
         let given_up = sql("DELETE FROM reservations
              WHERE session_id = $1 AND filename = $2 AND upload_id = $3 AND process <> $4
-             RETURNING scope, request_key")
+             RETURNING scope, request_key, request_mark")
         .bind(abandoned.key.session.as_str())
         .bind(abandoned.key.filename.as_str())
         .bind(abandoned.upload_id.as_str())
         .bind(self.process.as_str())
         .fetch_optional(&mut *tx)
         .await?;
-        if let Some(row) = given_up {
-            let (scope, key): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-            if let Some((scope, key)) = scope.zip(key) {
-                self.forget_own(&mut tx, &RequestKey { scope, key }).await?;
-            }
+        if let Some(request) = given_up.as_ref().map(|row| request_of(row, 0)).transpose()?.flatten() {
+            self.forget_own(&mut tx, &request).await?;
         }
         tx.commit().await
     }
@@ -259,12 +256,13 @@ impl Recordings for SqlCatalog {
         audit::note(&mut tx, &uploaded, by).await?;
         if let Some((request, fingerprint)) = arrival.request {
             let answered = sql("UPDATE idempotent_requests SET fingerprint = $3, answer = $4
-                 WHERE scope = $1 AND request_key = $2 AND gateway = $5")
+                 WHERE scope = $1 AND request_key = $2 AND gateway = $5 AND fingerprint = $6 AND answer IS NULL")
             .bind(request.scope.as_str())
             .bind(request.key.as_str())
             .bind(fingerprint)
             .bind((arrival.answer)(&recording))
             .bind(self.gateway.as_str())
+            .bind(request.mark.as_str())
             .execute(&mut *tx)
             .await?;
             if answered.rows_affected() == 0 {
@@ -281,11 +279,12 @@ impl Recordings for SqlCatalog {
         self.keep_name(&mut tx, key, upload_id, request).await?;
         jobs::drop_open(&mut tx, "sync", key).await?;
         if let Some(request) = request {
-            sql("UPDATE idempotent_requests SET fingerprint = NULL, answer = NULL
+            sql("UPDATE idempotent_requests SET fingerprint = $4, answer = NULL
                  WHERE scope = $1 AND request_key = $2 AND gateway = $3")
             .bind(request.scope.as_str())
             .bind(request.key.as_str())
             .bind(self.gateway.as_str())
+            .bind(request.mark.as_str())
             .execute(&mut *tx)
             .await?;
         }
@@ -540,6 +539,13 @@ impl Recordings for SqlCatalog {
     async fn counts(&self) -> Result<Counts> {
         tallies::counts(&mut self.snapshot().await?).await
     }
+}
+
+/// From three columns, the first of which is given.
+fn request_of(row: &AnyRow, first: usize) -> Result<Option<RequestKey>> {
+    let text = |i: usize| row.try_get::<Option<String>, _>(first + i);
+    let mark = text(2)?.unwrap_or_default();
+    Ok(text(0)?.zip(text(1)?).map(|(scope, key)| RequestKey { scope, key, mark }))
 }
 
 async fn release(tx: &mut Tx, key: &ObjectKey) -> Result<()> {

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Lost, Result, SqlCatalog, Tx, new_id, now_us, sql};
+use super::{Lost, Result, SqlCatalog, Tx, now_us, sql};
 use crate::catalog::{Answered, Begun, RequestKey, Requests};
 
 /// Requests without an answer of gateways other than $1 that were not seen since $2.
@@ -13,10 +13,11 @@ const GONE: &str = "answer IS NULL AND gateway <> $1 AND NOT EXISTS
 impl SqlCatalog {
     pub(super) async fn forget_own(&self, tx: &mut Tx, request: &RequestKey) -> Result<()> {
         sql("DELETE FROM idempotent_requests
-             WHERE scope = $1 AND request_key = $2 AND gateway = $3 AND answer IS NULL")
+             WHERE scope = $1 AND request_key = $2 AND gateway = $3 AND answer IS NULL AND fingerprint = $4")
         .bind(request.scope.as_str())
         .bind(request.key.as_str())
         .bind(self.gateway.as_str())
+        .bind(request.mark.as_str())
         .execute(&mut **tx)
         .await?;
         Ok(())
@@ -26,40 +27,44 @@ impl SqlCatalog {
 #[async_trait]
 impl Requests for SqlCatalog {
     async fn begin_request(&self, request: &RequestKey) -> Result<Begun> {
-        // Stands where the fingerprint of its answer will, by which a request is known whose begin was lost.
-        let mark = new_id();
-        let mut tx = self.begin().await?;
-        let first =
-            sql("INSERT INTO idempotent_requests (scope, request_key, created_at, gateway, fingerprint)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (scope, request_key) DO NOTHING")
-            .bind(request.scope.as_str())
-            .bind(request.key.as_str())
-            .bind(now_us())
-            .bind(self.gateway.as_str())
-            .bind(mark.as_str())
-            .execute(&mut *tx)
-            .await?
-            .rows_affected()
-                > 0;
-        if first {
-            if let Err(error) = tx.commit().await {
-                self.remember_lost(Lost::Request { request: request.clone(), mark });
-                return Err(error);
-            }
-            return Ok(Begun::First);
-        }
-        let row =
-            sql("SELECT fingerprint, answer FROM idempotent_requests WHERE scope = $1 AND request_key = $2")
+        loop {
+            let mut tx = self.begin().await?;
+            // Its mark stands where the fingerprint of its answer will.
+            let first =
+                sql("INSERT INTO idempotent_requests (scope, request_key, created_at, gateway, fingerprint)
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (scope, request_key) DO NOTHING")
                 .bind(request.scope.as_str())
                 .bind(request.key.as_str())
-                .fetch_one(&mut *tx)
-                .await?;
-        let (fingerprint, answer): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-        tx.commit().await?;
-        Ok(match fingerprint.zip(answer) {
-            Some((fingerprint, answer)) => Begun::Answered(Answered { fingerprint, answer }),
-            None => Begun::Running,
-        })
+                .bind(now_us())
+                .bind(self.gateway.as_str())
+                .bind(request.mark.as_str())
+                .execute(&mut *tx)
+                .await?
+                .rows_affected()
+                    > 0;
+            if first {
+                if let Err(error) = tx.commit().await {
+                    self.remember_lost(Lost::Request(request.clone()));
+                    return Err(error);
+                }
+                return Ok(Begun::First);
+            }
+            let row = sql(
+                "SELECT fingerprint, answer FROM idempotent_requests WHERE scope = $1 AND request_key = $2",
+            )
+            .bind(request.scope.as_str())
+            .bind(request.key.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            // Otherwise it came to nothing between the two statements, and this one may be the first after all.
+            let Some(row) = row else { continue };
+            let (fingerprint, answer): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+            return Ok(match fingerprint.zip(answer) {
+                Some((fingerprint, answer)) => Begun::Answered(Answered { fingerprint, answer }),
+                None => Begun::Running,
+            });
+        }
     }
 
     async fn forget_request(&self, request: &RequestKey) -> Result<()> {
@@ -70,25 +75,25 @@ impl Requests for SqlCatalog {
 
     async fn take_over_request(&self, request: &RequestKey) -> Result<bool> {
         let mut tx = self.begin().await?;
-        let abandoned = sql("UPDATE reservations SET scope = NULL, request_key = NULL
-             WHERE scope = $1 AND request_key = $2 AND gateway = $3 AND process <> $4")
+        let abandoned = sql(
+            "UPDATE reservations SET scope = NULL, request_key = NULL
+             WHERE scope = $1 AND request_key = $2 AND gateway = $3 AND process <> $4 RETURNING request_mark",
+        )
         .bind(request.scope.as_str())
         .bind(request.key.as_str())
         .bind(self.gateway.as_str())
         .bind(self.process.as_str())
-        .execute(&mut *tx)
-        .await?
-        .rows_affected()
-            > 0;
-        if abandoned {
-            self.forget_own(&mut tx, request).await?;
+        .fetch_all(&mut *tx)
+        .await?;
+        for row in &abandoned {
+            let mark = row.try_get::<Option<String>, _>(0)?.unwrap_or_default();
+            self.forget_own(&mut tx, &RequestKey { mark, ..request.clone() }).await?;
         }
         tx.commit().await?;
-        Ok(abandoned)
+        Ok(!abandoned.is_empty())
     }
 
     async fn take_from_gone(&self, request: &RequestKey, since_us: i64) -> Result<bool> {
-        let mark = new_id();
         let mut tx = self.begin().await?;
         let taken = sql(AssertSqlSafe(format!(
             "UPDATE idempotent_requests SET gateway = $1, fingerprint = $5, created_at = $6
@@ -98,7 +103,7 @@ impl Requests for SqlCatalog {
         .bind(since_us)
         .bind(request.scope.as_str())
         .bind(request.key.as_str())
-        .bind(mark.as_str())
+        .bind(request.mark.as_str())
         .bind(now_us())
         .execute(&mut *tx)
         .await?
@@ -116,7 +121,7 @@ impl Requests for SqlCatalog {
         .execute(&mut *tx)
         .await?;
         if let Err(error) = tx.commit().await {
-            self.remember_lost(Lost::Request { request: request.clone(), mark });
+            self.remember_lost(Lost::Request(request.clone()));
             return Err(error);
         }
         Ok(true)

@@ -1,5 +1,5 @@
 //! The figures for operators. Apart because every probe asks for them: they are counted over indexes of what waits or is
-//! parked, never over all that is kept. Nothing here says what a figure means for anybody's health.
+//! parked and over sessions, never over all that is kept. Nothing here says what a figure means for anybody's health.
 
 use sqlx::{AssertSqlSafe, Row};
 
@@ -8,7 +8,7 @@ use crate::catalog::{Counts, JobTally, STUCK_AFTER};
 
 pub(super) async fn counts(tx: &mut Tx) -> Result<Counts> {
     let row = sql(AssertSqlSafe(format!(
-        "SELECT (SELECT count(*) FROM recordings),
+        "SELECT (SELECT CAST(coalesce(sum(recordings), 0) AS BIGINT) FROM session_counts),
              (SELECT count(*) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NULL),
              (SELECT CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM recordings
                   WHERE in_supabase = 0 AND parked_reason IS NULL),

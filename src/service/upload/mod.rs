@@ -140,8 +140,7 @@ impl Services {
         let slot = self.upload_slots.clone().try_acquire_owned().map_err(|_| ServiceError::Busy)?;
         let (mut leftovers, mut earlier) = (Leftovers::none(self), None);
         if let Some(key) = &options.idempotency_key {
-            let request =
-                RequestKey { scope: format!("POST /recordings/upload/{session}"), key: key.clone() };
+            let request = RequestKey::new(format!("POST /recordings/upload/{session}"), key.clone());
             match self.take_key(request).await? {
                 (Begun::First, taken) => leftovers = taken,
                 (Begun::Running, _) => return Err(ServiceError::RequestRunning),
@@ -217,7 +216,8 @@ impl Services {
     /// a second one, so it belongs to nobody from here on. `false` if the earlier request runs.
     async fn disown_earlier(&self, request: &RequestKey) -> Result<bool, ServiceError> {
         for abandoned in self.catalog.abandoned().await? {
-            if abandoned.request.as_ref() == Some(request) && self.remove_stray(&abandoned.key).await {
+            let is_earlier = abandoned.request.as_ref().is_some_and(|earlier| request.is_repeat_of(earlier));
+            if is_earlier && self.remove_stray(&abandoned.key).await {
                 self.catalog.take_over_request(request).await?;
                 self.catalog.release(&abandoned.key).await?;
                 return Ok(true);

@@ -417,8 +417,18 @@ async fn sessions_are_deleted_until_the_cloud_was_asked_on(place: Place) {
         Some(&at)
     );
     assert!(catalog.view(&ListScope::Session(session("t"))).await.unwrap().deleted.sessions.is_empty());
-    assert_eq!(claim(&catalog).await.unwrap().kind, JobKind::DeleteSession(s.clone()));
-    catalog.confirm_session_deleted(&s).await.unwrap();
+
+    // It is deleted again while what it was then is being deleted.
+    let first = claim(&catalog).await.unwrap();
+    assert_eq!(first.kind, JobKind::DeleteSession(s.clone()));
+    catalog.entomb_session(&s, &by()).await.unwrap();
+    let again = catalog.session_tombstone(&s).await.unwrap().unwrap();
+    assert!(again > at);
+    catalog.confirm_session_deleted(&s, at).await.unwrap();
+    assert_eq!(catalog.session_tombstone(&s).await.unwrap(), Some(again), "that is still to be done");
+    catalog.complete_job(&first).await.unwrap();
+    assert_eq!(claim(&catalog).await.unwrap().id, first.id);
+    catalog.confirm_session_deleted(&s, again).await.unwrap();
     assert_eq!(catalog.session_tombstone(&s).await.unwrap(), None);
     assert_eq!(catalog.counts().await.unwrap().jobs, 0);
 }
@@ -465,7 +475,7 @@ story!(a_keyed_request_is_answered_once, a_keyed_request_is_answered_once_on);
 
 async fn a_keyed_request_is_answered_once_on(place: Place) {
     let catalog = place.open().await;
-    let request = |scope: &str| RequestKey { scope: scope.into(), key: "k".into() };
+    let request = |scope: &str| RequestKey::new(scope.into(), "k".into());
     let (one, two) = (request("one"), request("two"));
     assert_eq!(catalog.begin_request(&one).await.unwrap(), Begun::First);
     assert_eq!(catalog.begin_request(&one).await.unwrap(), Begun::Running);
@@ -490,6 +500,46 @@ async fn a_keyed_request_is_answered_once_on(place: Place) {
     catalog.expire_requests(now()).await.unwrap();
     assert_eq!(catalog.begin_request(&one).await.unwrap(), Begun::First, "too old");
     assert_eq!(catalog.begin_request(&two).await.unwrap(), Begun::Running, "one that runs does not expire");
+}
+
+story!(a_request_that_came_to_nothing_leaves_its_repeat_alone, a_request_that_came_to_nothing_on);
+
+async fn a_request_that_came_to_nothing_on(place: Place) {
+    let catalog = place.open().await;
+    let request = || RequestKey::new("one".into(), "k".into());
+    let (first, repeat, third) = (request(), request(), request());
+    let key = ObjectKey::parse("s/a.webm").unwrap();
+    let draft = recording(&key, StoreKind::Local);
+    assert_eq!(catalog.begin_request(&first).await.unwrap(), Begun::First);
+    catalog.forget_request(&first).await.unwrap();
+    assert_eq!(catalog.begin_request(&repeat).await.unwrap(), Begun::First);
+    // As when it was not known whether it was forgotten.
+    catalog.forget_request(&first).await.unwrap();
+    assert_eq!(catalog.begin_request(&request()).await.unwrap(), Begun::Running);
+    let late = keep(&catalog, &draft, false, Some(&first)).await;
+    assert!(matches!(late, Err(CatalogError::RequestLost)), "{late:?}");
+    assert_eq!(catalog.get(&key).await.unwrap(), None);
+    let kept = keep(&catalog, &draft, false, Some(&repeat)).await.unwrap();
+    let twice = keep(&catalog, &draft, false, Some(&repeat)).await;
+    assert!(twice.is_err(), "an answer is given once");
+
+    // What is taken back runs again, and can come to nothing.
+    catalog.retract(&kept.key, "u9", Some(&repeat)).await.unwrap();
+    assert_eq!(catalog.begin_request(&request()).await.unwrap(), Begun::Running);
+    catalog.forget_request(&repeat).await.unwrap();
+
+    // A name that a killed process had taken for it is given up after the key was.
+    assert_eq!(catalog.begin_request(&first).await.unwrap(), Begun::First);
+    let stem = stem(datetime!(2024-12-01 14:30:22 UTC));
+    catalog.reserve(&session("s"), &stem, 1, "u8", Some(&first)).await.unwrap();
+    catalog.forget_request(&first).await.unwrap();
+    catalog.close().await;
+    let catalog = place.open().await;
+    assert_eq!(catalog.begin_request(&third).await.unwrap(), Begun::First);
+    for abandoned in catalog.abandoned().await.unwrap() {
+        catalog.give_up(&abandoned).await.unwrap();
+    }
+    assert_eq!(catalog.begin_request(&request()).await.unwrap(), Begun::Running);
 }
 
 // reliability 17
@@ -963,7 +1013,7 @@ async fn a_keyed_request_of_a_gateway_that_is_gone_is_taken_over() {
     let Some(url) = postgres::database("keyed requests of a gateway that is gone").await else { return };
     let place = Place { dir: tempfile::tempdir().unwrap(), postgres: Some(url.clone()) };
     let (east, west) = (place.open_as("east").await, place.open_as("west").await);
-    let request = RequestKey { scope: "one".into(), key: "k".into() };
+    let request = RequestKey::new("one".into(), "k".into());
     east.register("", "").await.unwrap();
     assert_eq!(east.begin_request(&request).await.unwrap(), Begun::First);
     let stem = stem(datetime!(2024-12-01 14:30:22 UTC));
