@@ -234,6 +234,8 @@ impl Complete {
             if self.services.stores.fallback().head(&place).await?.is_some() {
                 reserved = None;
                 first += u32::from(place.filename == self.stem.nth(first));
+            // From here on it may be promised, however this ends: only a certain no lets the bytes go.
+            self.source.leave();
                 continue;
             }
             let from = if reserved.is_some() { None } else { Some(first) };
@@ -248,6 +250,7 @@ impl Complete {
                 }
                 Err(error) => {
                     let (id, request) = (&self.meta.upload_id, self.request.as_ref());
+                    self.source.reclaim();
                     if let Err(error) = self.services.catalog.retract(&key, id, request).await {
                         // Promised after all, perhaps.
                         self.leave_unsure();
@@ -306,6 +309,8 @@ impl Complete {
                 Ok(None) => {
                     // These failed before anything was flushed.
                     let was_flushed = !matches!(
+                    } else {
+                        self.source.reclaim();
                         error,
                         CatalogError::Taken(_) | CatalogError::Full(_) | CatalogError::RequestLost
                     );

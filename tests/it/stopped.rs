@@ -1,0 +1,61 @@
+//! The real program told to stop while work is under way that does not end within the grace: what was complete is there
+//! after the next start, as after a kill.
+
+use serde_json::Value;
+
+use crate::support::eventually;
+use crate::support::process::Process;
+use crate::support::raw_client::{RawClient, RawForm, upload_head};
+use crate::support::rig::Rig;
+use crate::support::shim::{Action, FOR_GOOD, Plan};
+
+const SUITE: &str = "stopped";
+
+/// Files in the spool whose names begin so.
+fn spooled(rig: &Rig, prefix: &str) -> Vec<std::path::PathBuf> {
+    let files = std::fs::read_dir(rig.root().join(".spool")).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(prefix)).collect()
+}
+
+async fn total(rig: &Rig, process: &Process, session: &str) -> Value {
+    rig.ledger.json(&process.url, &format!("/recordings/{session}/list")).await["total_count"].clone()
+}
+
+/// The client sends it again under its key and has it once, whole. reliability 2
+async fn is_there_once(rig: &Rig, process: &Process, session: &str, bytes: Vec<u8>) {
+    assert_eq!(total(rig, process, session).await, 1);
+    let key = [("Idempotency-Key", "once")];
+    let (status, answer) = rig.ledger.upload_with(&process.url, session, bytes, &key).await.unwrap();
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(total(rig, process, session).await, 1);
+    rig.ledger.check(&process.url, &rig.root()).await;
+}
+
+/// The row is written and its flush hangs: it may be promised, so its bytes stay. reliability 1, 2
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_of_the_promise_leaves_row_and_bytes() {
+    let Some(rig) = Rig::local(SUITE, &[("storage.min_free", "0"), ("server.shutdown_grace", "0s")]) else {
+        return;
+    };
+    let (process, bytes) = (rig.start(), rig.ledger.bytes(3000));
+    let form = RawForm::new().file(&bytes).end();
+    let (begin, end) = form.split_at(1000);
+    let head = format!("Idempotency-Key: once\r\nContent-Length: {}\r\n", form.len());
+    let mut client = RawClient::connect(&process.url).await;
+    client.send(upload_head("s", &head)).await;
+    client.send(begin).await;
+    eventually("it has its key", async || spooled(&rig, "form-").len() == 1).await;
+    rig.faults.arm(&Plan::nth(Action::Hang, 1).of("flushes", "catalog").times(FOR_GOOD));
+    client.send(end).await;
+    eventually("its row waits to be flushed", async || {
+        let log = rig.faults.log();
+        let safe = log.iter().position(|o| o.class == "spool" && o.operation == "fsync");
+        let written = safe.is_some_and(|safe| log[safe..].iter().any(|o| o.class == "catalog" && !o.hit));
+        written && rig.faults.hit()
+    })
+    .await;
+    process.stop_in_order();
+    let process = rig.start();
+    is_there_once(&rig, &process, "s", bytes).await;
+    process.stop_in_order();
+}
