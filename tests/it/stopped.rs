@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 
+use crate::support::cloud::uploads;
 use crate::support::eventually;
+use crate::support::fake_supabase::Fault;
 use crate::support::process::Process;
 use crate::support::raw_client::{RawClient, RawForm, upload_head};
 use crate::support::rig::Rig;
@@ -57,5 +59,41 @@ async fn a_stop_in_the_middle_of_the_promise_leaves_row_and_bytes() {
     process.stop_in_order();
     let process = rig.start();
     is_there_once(&rig, &process, "s", bytes).await;
+    process.stop_in_order();
+}
+
+/// Starts it behind a cloud that swallows uploads, and has a client wait for one that is complete until `end` is over.
+async fn while_one_waits(rig: &Rig, bytes: &[u8], end: impl FnOnce(Process)) {
+    let process = rig.start();
+    rig.cloud_answers(&process).await;
+    rig.cloud().fault(Fault::BlackHole, uploads());
+    let url = process.url.clone();
+    let client = rig.ledger.upload_with(&url, "s", bytes.to_vec(), &[("Idempotency-Key", "once")]);
+    let ended = async {
+        eventually("it waits for the cloud", async || spooled(rig, "note-").len() == 1).await;
+        end(process);
+    };
+    let (answer, ()) = tokio::join!(client, ended);
+    assert!(answer.is_none(), "{answer:?}");
+    rig.cloud().clear_faults();
+}
+
+const WAITING: &[(&str, &str)] =
+    &[("storage.min_free", "0"), ("supabase.patience", "1min"), ("server.shutdown_grace", "1s")];
+
+/// reliability 1, 16
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_keeps_what_was_complete_and_waits_for_the_cloud() {
+    let Some(rig) = Rig::with_cloud(SUITE, WAITING).await else { return };
+    let bytes = rig.ledger.bytes(300_000);
+    while_one_waits(&rig, &bytes, |process| {
+        let log = process.stop_in_order();
+        assert!(log.iter().any(|line| line.contains("the next start takes it up")), "{log:?}");
+    })
+    .await;
+    let process = rig.start();
+    is_there_once(&rig, &process, "s", bytes).await;
+    assert!(spooled(&rig, "").is_empty());
+    rig.ledger.drains_into(rig.cloud()).await;
     process.stop_in_order();
 }
