@@ -75,7 +75,8 @@ impl Leftover {
 
     /// The file as a complete source. Unlike other spool files it stays if it is not taken.
     pub fn open(&self, blocks: BlockPool) -> Result<SpoolReader, SpoolError> {
-        let path = TempPath::try_from_path(&self.path)?;
+        let mut path = TempPath::try_from_path(&self.path)?;
+        path.disable_cleanup(true);
         let reader = SpoolReader::of_file(File::open(&self.path)?, self.size_bytes, blocks);
         reader.return_path(path);
         Ok(reader)
