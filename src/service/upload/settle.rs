@@ -169,6 +169,7 @@ impl Complete {
         &mut self,
         from: ObjectKey,
     ) -> Result<(Option<ObjectKey>, Result<(), PrimaryError>), ServiceError> {
+                    self.leftovers.object = Some(to.clone());
         let mut next = 1;
         loop {
             let (to, n) = self.take_name(next).await?;
@@ -177,7 +178,6 @@ impl Complete {
                     // A try that was lost on its way may land there later: the tombstone hides it, and it is deleted.
                     let left = std::slice::from_ref(&from);
                     self.services.catalog.entomb(left, StoreSet::default(), &self.services.origin).await?;
-                    self.leftovers.object = Some(to.clone());
                     return Ok((Some(to), Ok(())));
                 }
                 Err(error) if error.name_is_taken() => next = n + 1,
