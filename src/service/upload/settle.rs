@@ -32,6 +32,7 @@ struct Complete {
     request: Option<RequestKey>,
 }
 
+/// Not to be dropped: from the published end on the recording is kept, whether its client waits or not.
 pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceError> {
     let Some(mut file) = incoming.file.take() else { return Err(ServiceError::Unexpected) };
     let Some(media) = file.media.take() else { return Err(ServiceError::Unexpected) };
@@ -73,17 +74,11 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         source: spooled.publish(),
         services: incoming.services.clone(),
     };
-    let tasks = incoming.services.tasks.clone();
-    // The client may go away now; the recording is complete and will be kept.
-    let events = incoming.events.take();
-    let keep = async move {
-        let receipt = complete.keep().await;
-        if let Some(events) = events {
-            events.ended(&receipt);
-        }
-        receipt
-    };
-    tasks.spawn(keep).await.unwrap_or(Err(ServiceError::Unexpected))
+    let receipt = complete.keep().await;
+    if let Some(events) = incoming.events.take() {
+        events.ended(&receipt);
+    }
+    receipt
 }
 
 impl Complete {
@@ -169,12 +164,12 @@ impl Complete {
         &mut self,
         from: ObjectKey,
     ) -> Result<(Option<ObjectKey>, Result<(), PrimaryError>), ServiceError> {
-                    self.leftovers.object = Some(to.clone());
         let mut next = 1;
         loop {
             let (to, n) = self.take_name(next).await?;
             match self.services.stores.rename_primary(&from, &to).await {
                 Ok(()) => {
+                    self.leftovers.object = Some(to.clone());
                     // A try that was lost on its way may land there later: the tombstone hides it, and it is deleted.
                     let left = std::slice::from_ref(&from);
                     self.services.catalog.entomb(left, StoreSet::default(), &self.services.origin).await?;
@@ -234,13 +229,13 @@ impl Complete {
             if self.services.stores.fallback().head(&place).await?.is_some() {
                 reserved = None;
                 first += u32::from(place.filename == self.stem.nth(first));
-            // From here on it may be promised, however this ends: only a certain no lets the bytes go.
-            self.source.leave();
                 continue;
             }
             let from = if reserved.is_some() { None } else { Some(first) };
             let recording = self.recording(place, StoreKind::Local, parked.clone());
             let object = self.leftovers.object.clone();
+            // From here on it may be promised, however this ends: only a certain no lets the bytes go.
+            self.source.leave();
             let receipt = self.commit(&recording, from, &landed, None).await?;
             let key = ObjectKey::parse(&receipt.file_path).ok_or(ServiceError::Unexpected)?;
             match self.services.stores.put_fallback(&key, &self.source, &self.meta).await {
@@ -250,12 +245,12 @@ impl Complete {
                 }
                 Err(error) => {
                     let (id, request) = (&self.meta.upload_id, self.request.as_ref());
-                    self.source.reclaim();
                     if let Err(error) = self.services.catalog.retract(&key, id, request).await {
                         // Promised after all, perhaps.
                         self.leave_unsure();
                         return Err(error.into());
                     }
+                    self.source.reclaim();
                     (self.leftovers.request, self.leftovers.object) = (self.request.take(), object);
                     self.leftovers.names.push(key);
                     if error.kind != Kind::AlreadyExists {
@@ -309,13 +304,13 @@ impl Complete {
                 Ok(None) => {
                     // These failed before anything was flushed.
                     let was_flushed = !matches!(
-                    } else {
-                        self.source.reclaim();
                         error,
                         CatalogError::Taken(_) | CatalogError::Full(_) | CatalogError::RequestLost
                     );
                     if was_flushed && self.services.make_sure_of_nothing(&self.session).await.is_err() {
                         self.leave_unsure();
+                    } else {
+                        self.source.reclaim();
                     }
                     return Err(error.into());
                 }
