@@ -1,5 +1,5 @@
 //! The real program told to stop while work is under way that does not end within the grace: what was complete is there
-//! after the next start, as after a kill.
+//! after the next start, as after a kill. And what a power cut leaves of such work.
 
 use serde_json::Value;
 
@@ -96,4 +96,29 @@ async fn a_stop_keeps_what_was_complete_and_waits_for_the_cloud() {
     assert!(spooled(&rig, "").is_empty());
     rig.ledger.drains_into(rig.cloud()).await;
     process.stop_in_order();
+}
+
+/// What is found of an upload after a power cut may be what its recording left that was deleted since. It was promised
+/// to nobody. reliability 3
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_counts_until_the_machine_starts_anew() {
+    let Some(rig) = Rig::with_cloud(SUITE, WAITING).await else { return };
+    let bytes = rig.ledger.bytes(300_000);
+    while_one_waits(&rig, &bytes, |process| drop(process.kill())).await;
+    let note = &spooled(&rig, "note-")[0];
+    let mut text: Value = serde_json::from_slice(&std::fs::read(note).unwrap()).unwrap();
+    assert!(text["boot"].is_string(), "{text}");
+    text["boot"] = "the one before".into();
+    std::fs::write(note, text.to_string()).unwrap();
+    let process = rig.start();
+    rig.cloud_answers(&process).await;
+    assert!(spooled(&rig, "").is_empty());
+    assert_eq!(total(&rig, &process, "s").await, 0);
+    // Nothing of it stands in the way.
+    let key = [("Idempotency-Key", "once")];
+    let (status, answer) = rig.ledger.upload_with(&process.url, "s", bytes, &key).await.unwrap();
+    assert_eq!(status, 200, "{answer}");
+    rig.ledger.check(&process.url, &rig.root()).await;
+    let log = process.stop_in_order();
+    assert!(log.iter().any(|line| line.contains("its client has to send it again")), "{log:?}");
 }

@@ -2,7 +2,9 @@
 //! its bytes in the spool, so that a crash in these seconds does not cost a recording that had arrived whole.
 //!
 //! Invariant: the note goes before the row is written. What had a row is the catalogue's matter alone, and a recording
-//! that was deleted does not come back from here. A power cut may take note or bytes; the digest tells.
+//! that was deleted does not come back from here. It is for kills alone, where what was removed is removed: a power cut
+//! may bring note and bytes of a recording back that was answered and deleted since, so a note counts until the machine
+//! starts anew. What only waited was promised to nobody.
 
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,19 @@ struct Note {
     request: Option<RequestKey>,
     fingerprint: String,
     parent_job: Option<String>,
+    /// See [`boot`].
+    boot: Option<String>,
+}
+
+/// Which start of the machine this is (random(4)); `None` where it is not told, and then every note counts.
+fn boot() -> Option<String> {
+    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+}
+
+impl Note {
+    fn is_of_an_earlier_boot(&self) -> bool {
+        self.boot.as_ref().zip(boot().as_ref()).is_some_and(|(then, now)| then != now)
+    }
 }
 
 impl Complete {
@@ -45,6 +60,7 @@ impl Complete {
             request: self.leftovers.request.clone(),
             fingerprint: self.fingerprint.clone(),
             parent_job: self.parent_job.clone(),
+            boot: boot(),
         };
         let text = serde_json::to_vec(&note).ok()?;
         match self.services.spool.note(&self.meta.upload_id, &text) {
@@ -66,6 +82,13 @@ impl Services {
         let Ok(note) = serde_json::from_slice::<Note>(&text) else { return Ok(false) };
         let Ok(session) = SessionId::parse(&note.session) else { return Ok(false) };
         if leftover.size_bytes != note.size_bytes {
+            return Ok(false);
+        }
+        if note.is_of_an_earlier_boot() {
+            tracing::warn!(
+                session.id = %session, spool.file = leftover.name(),
+                "an upload that had not been answered when the machine went down is removed; its client has to send it again"
+            );
             return Ok(false);
         }
         let source = leftover.open(self.spool.blocks().clone())?;
