@@ -57,7 +57,7 @@ pub struct App {
     catalog: Arc<dyn Catalog>,
     sync: SyncConfig,
     /// Held as long as the gateway runs: two on one directory would lose recordings to each other.
-    _lock: std::fs::File,
+    lock: std::fs::File,
 }
 
 impl App {
@@ -156,7 +156,7 @@ impl App {
             },
             catalog,
             sync: config.sync.clone(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -188,6 +188,9 @@ impl App {
                 tasks = tasks.running(),
                 "some work did not end in time; the next start takes it up"
             );
+            // It has catalogue and directory until the process ends.
+            std::mem::forget(self.lock);
+            return;
         }
         self.catalog.close().await;
     }

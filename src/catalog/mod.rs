@@ -501,6 +501,10 @@ pub trait Jobs: Send + Sync {
     /// Ends a parent that has no open child.
     async fn close_parent(&self, id: &str) -> Result<(), CatalogError>;
 
+    /// Ends every parent that has no open child. One that somebody is just giving its children is open again with the
+    /// first.
+    async fn close_parents(&self) -> Result<(), CatalogError>;
+
     /// What is to be done in a session, or with one recording of it.
     async fn open_jobs(
         &self,

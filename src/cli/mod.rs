@@ -20,10 +20,10 @@ mod verify;
 mod words;
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -149,11 +149,11 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => {
             let loaded = settings.load()?;
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            let served = runtime.block_on(app::serve(loaded));
-            // Everything worth waiting for was waited for; a blocking call that hangs must not keep the process.
-            runtime.shutdown_timeout(Duration::from_secs(5));
-            served.map(|()| Outcome::Fine)
+            // Everything worth waiting for is waited for in there. What still runs then is left where it is and goes with
+            // the process, as in a kill: dropping it would remove the files it holds, which the next start needs.
+            let runtime =
+                ManuallyDrop::new(tokio::runtime::Builder::new_multi_thread().enable_all().build()?);
+            runtime.block_on(app::serve(loaded)).map(|()| Outcome::Fine)
         }
         Command::Check(args) => {
             let loaded = settings.load()?;

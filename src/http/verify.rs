@@ -207,7 +207,7 @@ fn line(event: Event) -> Bytes {
 ///
 /// Compares catalogue, bucket and local disk and tells each difference, one JSON object a line, while it works; the
 /// last line sums up. Nothing is changed unless `repair` or `forget_lost` says so. One at a time; it stops when the
-/// client goes away.
+/// client goes away or reads nothing for a minute.
 #[utoipa::path(post, path = "/verify", tag = "operations", params(VerifyQuery),
     request_body(content = inline(Option<VerifyQuery>), content_type = "application/json"),
     responses((status = 200, description = "Lines of JSON", content_type = "application/x-ndjson", body = inline(VerifyLine)),

@@ -101,6 +101,9 @@ pub async fn look_around(services: Services, interval: Duration) {
     if let Err(error) = services.queue_unsynced().await {
         tracing::warn!(error = %chain(&error), "what waits for the cloud could not be queued");
     }
+    if let Err(error) = services.close_parents().await {
+        tracing::warn!(error = %chain(&error), "jobs whose parts are all over still count as running");
+    }
     loop {
         let look = async {
             services.catalog.register(&services.rules.node, &services.rules.advertised_url).await?;

@@ -128,7 +128,7 @@ impl Services {
 
     /// Brings everything that only a local disk has to the cloud, parked recordings too: makes a parent of those syncs,
     /// or finds the open one. With `hurry`, what failed and waits for its next try goes now. The parent is done at once
-    /// if there is nothing, or if all of it is part of other jobs. Safe to drop and to repeat.
+    /// if there is nothing, or if all of it is part of other jobs. Runs detached: a parent that was opened is closed.
     ///
     /// # Errors
     /// [`ServiceError::NoCloud`].
@@ -140,6 +140,18 @@ impl Services {
         if !self.stores.has_primary() {
             return Err(ServiceError::NoCloud);
         }
+        let (services, session) = (self.clone(), session.cloned());
+        self.tasks
+            .spawn(async move { services.queue_as_one(session.as_ref(), hurry).await })
+            .await
+            .unwrap_or(Err(ServiceError::Unexpected))
+    }
+
+    async fn queue_as_one(
+        &self,
+        session: Option<&SessionId>,
+        hurry: bool,
+    ) -> Result<JobRecord, ServiceError> {
         let kind = session.cloned().map_or(JobKind::SyncAll, JobKind::SyncSession);
         // This is what makes room on a full disk.
         let parent = self.even_when_full(|| self.catalog.open_parent(&kind)).await?;
@@ -155,12 +167,22 @@ impl Services {
         self.get_job(&parent.id).await
     }
 
-    /// Makes the parent of a bulk load's syncs. It is done whenever none of them waits, so also now. Safe to drop.
+    /// Makes the parent of a bulk load's syncs. It is done whenever none of them waits, so also now. Runs detached.
     pub async fn begin_migration(&self) -> Result<JobRecord, ServiceError> {
-        let parent = self.catalog.open_parent(&JobKind::Migration).await?;
-        self.catalog.close_parent(&parent.id).await?;
-        self.tell_job(&parent.id).await;
-        self.get_job(&parent.id).await
+        let services = self.clone();
+        let begin = async move {
+            let parent = services.catalog.open_parent(&JobKind::Migration).await?;
+            services.catalog.close_parent(&parent.id).await?;
+            services.tell_job(&parent.id).await;
+            services.get_job(&parent.id).await
+        };
+        self.tasks.spawn(begin).await.unwrap_or(Err(ServiceError::Unexpected))
+    }
+
+    /// Ends parents that have no open part: a process that was killed may have opened one and not closed it. Safe to
+    /// drop and to repeat.
+    pub async fn close_parents(&self) -> Result<(), ServiceError> {
+        Ok(self.even_when_full(|| self.catalog.close_parents()).await?)
     }
 
     /// Whether uploads may name this job as the one they are part of. Safe to drop.

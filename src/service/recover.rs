@@ -8,7 +8,7 @@
 use crate::domain::{Recording, StoreSet};
 use crate::service::{ServiceError, Services};
 use crate::spool::{Leftover, SpoolReader};
-use crate::storage::{Kind, ObjectMeta, chain};
+use crate::storage::{ObjectMeta, StorageError, chain};
 
 impl Services {
     /// Puts promised recordings that a crash kept from their place there, makes recordings of uploads that were complete
@@ -56,7 +56,7 @@ impl Services {
             Some(row) if row.size_bytes == leftover.size_bytes => {
                 match self.stores.fallback().head(&row.key).await? {
                     None => Some(row),
-                    // It has its place already, under both names where renaming takes two steps.
+                    // It has its place already.
                     Some(file) if file.size_bytes == row.size_bytes => None,
                     Some(_) => {
                         tracing::error!(
@@ -73,8 +73,8 @@ impl Services {
             Some(row) => {
                 let source = leftover.open(self.spool.blocks().clone())?;
                 if let Err(error) = self.place(&row, &source).await {
-                    // It was promised: whatever stands in the way, it stays for the next start.
-                    source.leave();
+                    // It was promised: whatever stands in the way, also what is no recording's file, it stays for the next
+                    // start.
                     tracing::error!(
                         object.key = %row.key, spool.file = leftover.name(), error = %chain(&error),
                         "a recording that was promised cannot get its place; clear that and start again"
@@ -91,17 +91,14 @@ impl Services {
         }
     }
 
-    async fn place(&self, row: &Recording, source: &SpoolReader) -> Result<(), ServiceError> {
+    async fn place(&self, row: &Recording, source: &SpoolReader) -> Result<(), StorageError> {
         let meta = ObjectMeta {
             content_type: row.content_type.clone(),
             upload_id: row.upload_id.clone(),
             sha256: row.sha256,
             original_filename: row.original_filename.clone(),
         };
-        match self.stores.put_fallback(&row.key, source, &meta).await {
-            Err(error) if error.kind != Kind::AlreadyExists => Err(error.into()),
-            _ => Ok(()),
-        }
+        self.stores.put_fallback(&row.key, source, &meta).await
     }
 
     /// Looks for the objects of uploads that a crash cut off, under the names that no recording took: one that is there

@@ -75,24 +75,30 @@ impl Leftover {
 
     /// The file as a complete source. Unlike other spool files it stays if it is not taken.
     pub fn open(&self, blocks: BlockPool) -> Result<SpoolReader, SpoolError> {
-        let path = TempPath::try_from_path(&self.path)?;
+        let mut path = TempPath::try_from_path(&self.path)?;
+        path.disable_cleanup(true);
         let reader = SpoolReader::of_file(File::open(&self.path)?, self.size_bytes, blocks);
         reader.return_path(path);
         Ok(reader)
     }
 
-    /// What was noted of it. The note goes with that. Blocking.
-    pub fn take_note(&self) -> Result<Option<Vec<u8>>, SpoolError> {
-        let Some(upload_id) = &self.upload_id else { return Ok(None) };
-        let path = self.path.with_file_name(format!("{NOTE}{upload_id}"));
-        match std::fs::read(&path) {
-            Ok(text) => {
-                std::fs::remove_file(&path)?;
-                Ok(Some(text))
-            }
+    /// What was noted of it. Blocking.
+    pub fn note(&self) -> Result<Option<Vec<u8>>, SpoolError> {
+        let Some(path) = self.note_path() else { return Ok(None) };
+        match std::fs::read(path) {
+            Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Removes what was noted of it. Blocking.
+    pub fn remove_note(&self) -> Result<(), SpoolError> {
+        Ok(self.note_path().map_or(Ok(()), std::fs::remove_file)?)
+    }
+
+    fn note_path(&self) -> Option<PathBuf> {
+        Some(self.path.with_file_name(format!("{NOTE}{}", self.upload_id.as_ref()?)))
     }
 
     /// Removes it, unless a source of it was dropped, which did. Blocking.

@@ -88,7 +88,7 @@ impl SpoolReader {
     }
 
     /// Takes the name of the spool file away, so that it can be renamed into place. `None` if it was taken before
-    /// or the file is not the spool's own. Whoever takes it removes the file by dropping it.
+    /// or the file is not the spool's own. Whoever takes it removes the file by dropping it, unless it was left.
     pub fn take_path(&self) -> Option<TempPath> {
         self.shared.path.lock().unwrap_or_else(|e| e.into_inner()).take()
     }
@@ -115,15 +115,23 @@ impl SpoolReader {
         self.shared.safe.load(Ordering::Acquire)
     }
 
-    /// Leaves the file in the spool for the next start to decide about.
+    /// From now on the file stays when its last holder goes, for the next start to decide about.
     pub fn leave(&self) {
-        if let Some(path) = self.take_path() {
-            // Nothing is lost if that fails: then the file has gone already.
-            let _ = path.keep();
+        self.set_left(true);
+    }
+
+    /// It is nobody's after all, and goes with its last holder again.
+    pub fn reclaim(&self) {
+        self.set_left(false);
+    }
+
+    fn set_left(&self, left: bool) {
+        if let Some(path) = &mut *self.shared.path.lock().unwrap_or_else(|e| e.into_inner()) {
+            path.disable_cleanup(left);
         }
     }
 
-    /// Gives a name back that could not be used, so that the file is removed with its last holder.
+    /// Gives a name back that could not be used, so that the file is removed with its last holder, unless it was left.
     pub fn return_path(&self, path: TempPath) {
         *self.shared.path.lock().unwrap_or_else(|e| e.into_inner()) = Some(path);
     }

@@ -101,24 +101,24 @@ impl Room {
     /// Promises room for something that comes, of `announced` bytes if it says how many.
     ///
     /// # Errors
-    /// [`SpoolError::Full`] if the disk would then be below its mark; [`SpoolError::Io`] if it does not answer.
+    /// [`SpoolError::Full`] if the disk would then be below its mark; [`SpoolError::Io`] if it does not answer. Safe to
+    /// drop.
     pub async fn reserve(&self, announced: Option<u64>) -> Result<Reserved, SpoolError> {
         let bytes = announced.unwrap_or(ASSUMED_BYTES);
-        if !self.promise(bytes, self.inner.mark)? {
-            let room = self.clone();
-            // Relief removes files.
-            let relieved = tokio::task::spawn_blocking(move || room.promise_with_relief(bytes));
-            relieved.await.map_err(|_| SpoolError::Abandoned)??;
+        if let Some(reserved) = self.promise(bytes, self.inner.mark)? {
+            return Ok(reserved);
         }
-        Ok(Reserved { room: self.clone(), rest: bytes })
+        let room = self.clone();
+        // Relief removes files. If nobody waits for it any more, what it promised goes back.
+        let relieved = tokio::task::spawn_blocking(move || room.promise_with_relief(bytes));
+        Ok(relieved.await.map_err(|_| SpoolError::Abandoned)??)
     }
 
     /// Promises room for what nobody waits for: `None` unless more than twice the mark stays free, so that it never
     /// takes the place of an upload.
     pub fn spare(&self, bytes: u64) -> io::Result<Option<Reserved>> {
         let leave = self.inner.mark.saturating_mul(2).saturating_add(COMFORT_BYTES);
-        let promised = self.promise(bytes, leave)?;
-        Ok(promised.then(|| Reserved { room: self.clone(), rest: bytes }))
+        self.promise(bytes, leave)
     }
 
     /// Asks the file system.
@@ -148,27 +148,27 @@ impl Room {
     }
 
     /// Promises `bytes` if `leave` stay open beside them.
-    fn promise(&self, bytes: u64, leave: u64) -> io::Result<bool> {
+    fn promise(&self, bytes: u64, leave: u64) -> io::Result<Option<Reserved>> {
         let mut account = self.account();
         let fits = |account: &Account| account.open_bytes() >= bytes.saturating_add(leave);
         let fresh = account.asked_at.is_some_and(|at| at.elapsed() < STALE);
         if !fresh || !fits(&account) {
             self.ask(&mut account)?;
         }
-        let fits = fits(&account);
-        if fits {
-            account.promised = account.promised.saturating_add(bytes);
+        if !fits(&account) {
+            return Ok(None);
         }
-        Ok(fits)
+        account.promised = account.promised.saturating_add(bytes);
+        Ok(Some(Reserved { room: self.clone(), rest: bytes }))
     }
 
-    fn promise_with_relief(&self, bytes: u64) -> io::Result<()> {
-        if self.promise(bytes, self.inner.mark)? {
-            return Ok(());
+    fn promise_with_relief(&self, bytes: u64) -> io::Result<Reserved> {
+        if let Some(reserved) = self.promise(bytes, self.inner.mark)? {
+            return Ok(reserved);
         }
         let open = self.account().open_bytes();
         self.relieve(bytes.saturating_add(self.inner.mark).saturating_sub(open));
-        if self.promise(bytes, self.inner.mark)? { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        self.promise(bytes, self.inner.mark)?.ok_or_else(|| io::ErrorKind::StorageFull.into())
     }
 }
 
@@ -187,8 +187,7 @@ impl Reserved {
     pub(super) fn claim(&mut self, bytes: u64) -> io::Result<()> {
         let more = bytes.saturating_sub(self.rest);
         if more > 0 {
-            self.room.promise_with_relief(more)?;
-            self.rest += more;
+            self.rest += std::mem::take(&mut self.room.promise_with_relief(more)?.rest);
         }
         Ok(())
     }
@@ -294,6 +293,31 @@ mod tests {
         assert_eq!(promised(&room), 0);
         assert!(room.spare(800).unwrap().is_some());
         assert_eq!(disk.load(Ordering::SeqCst), COMFORT_BYTES + 1000);
+    }
+
+    /// The client hangs up while room is made for its upload.
+    #[test]
+    fn what_is_promised_to_nobody_goes_back() {
+        let (disk, room) = disk(1000, 100);
+        let (asked, is_asked) = std::sync::mpsc::channel();
+        let (go_on, gone) = std::sync::mpsc::channel();
+        let gone = Mutex::new(gone);
+        room.relieved_by(move |lacking| {
+            asked.send(()).unwrap();
+            gone.lock().unwrap().recv().unwrap();
+            disk.fetch_add(lacking, Ordering::SeqCst);
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut reserving = Box::pin(room.reserve(Some(950)));
+            assert!(futures_util::poll!(&mut reserving).is_pending());
+            is_asked.recv().unwrap();
+            drop(reserving);
+            go_on.send(()).unwrap();
+        });
+        // Waits for the relief.
+        drop(runtime);
+        assert_eq!(room.figures().unwrap(), RoomFigures { free: 1050, promised: 0, mark: 100 });
     }
 
     #[tokio::test]

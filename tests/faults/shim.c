@@ -135,11 +135,13 @@ static struct verdict judge(const char *operation, const char *absolute) {
         verdict.action = KILL_AFTER;
     } else if (hit && !strcmp(plan.action, "short")) {
         verdict.action = SHORT;
-    } else if (hit) {
+    } else if (hit && strcmp(plan.action, "hang")) {
         verdict.action = FAIL;
         verdict.error = !strcmp(plan.action, "enospc") ? ENOSPC : !strcmp(plan.action, "erofs") ? EROFS : EIO;
     }
     pthread_mutex_unlock(&mutex);
+    for (struct plan now = plan; hit && !strcmp(plan.action, "hang") && !strcmp(now.id, plan.id); read_plan(&now))
+        usleep(10000);
     errno = saved;
     return verdict;
 }

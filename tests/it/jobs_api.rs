@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use recording_gateway::domain::page::Position;
 use reqwest::multipart::Form;
@@ -371,5 +372,32 @@ async fn the_commands_show_change_and_wait() {
 
     let again = cli(&gateway, &["sync"]).await;
     assert!(out(&again).starts_with("0 recordings"), "{again:?}");
+    gateway.stop().await;
+}
+
+/// Polls it so often and drops it, as when a client hangs up.
+async fn dropped_after(polls: usize, future: impl Future) {
+    let mut future = std::pin::pin!(future);
+    for _ in 0..polls {
+        if futures_util::poll!(&mut future).is_ready() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_leaves_no_job_open_that_has_no_parts() {
+    let (_cloud, gateway) = cloud_that_refuses().await;
+    for polls in 1..8 {
+        dropped_after(polls, gateway.services.begin_migration()).await;
+        dropped_after(polls, gateway.services.sync_now(None, false)).await;
+    }
+    eventually("every job is made and done", async || {
+        let done = jobs(&gateway, "state=done").await;
+        let loads = done.iter().filter(|job| job["kind"] == "migration").count();
+        loads == 7 && jobs(&gateway, "state=running").await.is_empty()
+    })
+    .await;
     gateway.stop().await;
 }

@@ -1,8 +1,13 @@
 //! Sizes at, below and above the limits, announced and not.
 
+use recording_gateway::domain::SessionId;
+use recording_gateway::service::ServiceError;
+use recording_gateway::service::upload::{FileHead, UploadOptions};
+
+use crate::support::cloud::uploads;
 use crate::support::eventually;
-use crate::support::fake_supabase::FakeSupabase;
-use crate::support::gateway::Gateway;
+use crate::support::fake_supabase::{FakeSupabase, Fault};
+use crate::support::gateway::{Gateway, within};
 use crate::support::media::webm;
 use crate::support::raw_client::{RawClient, RawForm, chunked, exchange, upload, upload_head};
 use crate::support::traces::assert_nothing_left;
@@ -142,5 +147,31 @@ async fn uploads_over_the_number_of_places_are_told_to_come_back() {
         assert_eq!(holder.answer().await.status, 200);
     }
     assert_eq!(exchange(&gateway.url, &request).await.status, 200, "the places are free again");
+    gateway.stop().await;
+}
+
+/// A client that hangs up after its last byte leaves an upload that goes on, in its place among the uploads.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_client_has_gone_keeps_its_place_until_it_is_kept() {
+    let cloud = FakeSupabase::start().await;
+    let settings = [("uploads.max_concurrent", "1"), ("supabase.patience", "1min"), ("sync.interval", "1h")];
+    let gateway = Gateway::with_cloud_and(&cloud, &settings).await;
+    let services = &gateway.services;
+    let hole = cloud.fault(Fault::BlackHole, uploads());
+    let begin = || services.begin_upload(SessionId::parse("gone").unwrap(), UploadOptions::default());
+    let mut incoming = begin().await.unwrap();
+    incoming.begin_file(FileHead::default()).unwrap();
+    incoming.push(&webm(1000, 1)).await.unwrap();
+    let client = tokio::spawn(incoming.finish());
+    eventually("it waits for the cloud", async || hole.hits() == 1).await;
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    assert_eq!(services.upload_slots.available_permits(), 0);
+    assert!(matches!(begin().await, Err(ServiceError::Busy)));
+    let mut rings = services.bell.subscribe();
+    cloud.stop().await;
+    within("the background is told that there is something to sync", rings.changed()).await.unwrap();
+    eventually("the place is free again", async || services.upload_slots.available_permits() == 1).await;
+    assert_eq!(gateway.names("gone").await.len(), 1);
     gateway.stop().await;
 }

@@ -39,6 +39,7 @@ mod reliability;
 mod resumable_sync;
 mod runner;
 mod shared_catalogue;
+mod stopped;
 mod support;
 mod sync;
 mod tidy;

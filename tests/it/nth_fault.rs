@@ -5,8 +5,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::support::cloud::BUCKET;
 use crate::support::eventually;
+use crate::support::fake_supabase::{Fault, Matcher};
+use crate::support::media::webm;
 use crate::support::process::Process;
+use crate::support::raw_client::{self, RawClient, RawForm};
 use crate::support::rig::Rig;
 use crate::support::shim::{Action, FOR_GOOD, Operation, Plan};
 
@@ -242,5 +246,30 @@ async fn nothing_is_promised_while_the_catalogue_cannot_be_flushed() {
     assert!(rig.faults.log().iter().any(anew), "the log that failed is trusted again");
     rig.faults.disarm();
     let process = rig.crash_and_check(process).await;
+    process.stop_in_order();
+}
+
+/// The type came after the file, the object has its new name in the bucket, and the catalogue fails then: the upload is
+/// refused, and nothing of it stays there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_was_renamed_for_nothing_does_not_stay() {
+    let settings = [("storage.min_free", "0"), ("sync.interval", "100ms"), ("supabase.patience", "20s")];
+    let Some(rig) = Rig::with_cloud(SUITE, &settings).await else { return };
+    let process = rig.start();
+    rig.cloud_answers(&process).await;
+    let slow = rig.cloud().fault(Fault::Delay(Duration::from_secs(2)), Matcher::any().path("/object/move"));
+    let form = RawForm::new().file(webm(3_000_000, 1)).text("recording_type", "scene").end();
+    let mut client = RawClient::connect(&process.url).await;
+    client.send(raw_client::upload("late-type", &form)).await;
+    let keys = || rig.cloud().keys(BUCKET);
+    eventually("it is renamed", async || slow.hits() == 1 && keys().iter().any(|k| k.contains("scene")))
+        .await;
+    rig.faults.arm(&Plan::nth(Action::IoError, 1).of("writes", "catalog").times(FOR_GOOD));
+    let answer = client.answer().await;
+    assert!(is_refusal(answer.status), "{}", answer.status);
+    rig.faults.disarm();
+    eventually("nothing of it is in the bucket", async || keys().is_empty()).await;
+    let list = rig.ledger.json(&process.url, "/recordings/late-type/list").await;
+    assert_eq!(list["total_count"], 0, "{list}");
     process.stop_in_order();
 }

@@ -1,9 +1,13 @@
 //! What an earlier process left in the middle is settled before the first request.
 
+use std::path::Path;
+use std::time::Duration;
+
 use recording_gateway::catalog::{Arrival, Origin, sqlite};
 use recording_gateway::domain::{
     ContentDigest, Durability, GatewayId, ObjectKey, Recording, StoreKind, StoreSet,
 };
+use recording_gateway::service::verify::{Event, VerifyOptions};
 use sha2::{Digest as _, Sha256};
 
 use crate::support::gateway::Gateway;
@@ -76,6 +80,58 @@ async fn a_place_that_is_taken_costs_nobody_his_bytes() {
     std::fs::remove_file(recordings.join("s/whole.webm")).unwrap();
     assert_eq!(gateway.services.recover_spool().await.unwrap(), (1, 0));
     assert!(gateway.bytes(&key.to_string()).await == bytes);
+    gateway.stop().await;
+}
+
+/// What is no recording's file has the place of a promised one: it does not count as that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_of_a_recording_costs_nobody_his_bytes() {
+    let bytes = webm(5000, 1);
+    let other = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&other, &bytes).unwrap();
+    let link = |place: &Path| std::os::unix::fs::symlink(&other, place).unwrap();
+    let dir = |place: &Path| std::fs::create_dir(place).unwrap();
+    let second_name = |place: &Path| {
+        std::fs::write(place, &bytes).unwrap();
+        std::fs::hard_link(place, place.with_extension("too")).unwrap();
+    };
+    let in_the_way: [&dyn Fn(&Path); 3] = [&link, &dir, &second_name];
+    for put in in_the_way {
+        let gateway = Gateway::local().await;
+        let key = promised(&gateway, "whole", &bytes).await;
+        let place = gateway.recordings_dir().join("s/whole.webm");
+        std::fs::create_dir(place.parent().unwrap()).unwrap();
+        put(&place);
+        let gateway = restart_with(gateway, &[(SPOOLED, &bytes)]).await;
+        assert!(std::fs::read(gateway.recordings_dir().join(SPOOLED)).unwrap() == bytes, "it waits");
+        let at_once = VerifyOptions { settled_after: Duration::ZERO, ..VerifyOptions::default() };
+        let (mut events, mut told) = (gateway.services.verify(at_once).unwrap(), false);
+        while let Some(event) = events.recv().await {
+            told |= matches!(event, Event::Finding(finding) if finding.what == "spool");
+        }
+        assert!(told, "a verification tells of it");
+        std::fs::rename(&place, place.with_extension("away")).unwrap();
+        assert_eq!(gateway.services.recover_spool().await.unwrap(), (1, 0));
+        assert!(gateway.bytes(&key.to_string()).await == bytes);
+        gateway.stop().await;
+    }
+}
+
+/// Where renaming takes two steps, a crash may leave both names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_both_names_has_found_its_place() {
+    let gateway = Gateway::local().await;
+    let bytes = webm(5000, 1);
+    let key = promised(&gateway, "whole", &bytes).await;
+    let (spooled, place) =
+        (gateway.recordings_dir().join(SPOOLED), gateway.recordings_dir().join("s/whole.webm"));
+    let dir = gateway.stop().await;
+    std::fs::write(&spooled, &bytes).unwrap();
+    std::fs::create_dir(place.parent().unwrap()).unwrap();
+    std::fs::hard_link(&spooled, &place).unwrap();
+    let gateway = Gateway::start_in(dir, Vec::new()).await;
+    assert!(gateway.bytes(&key.to_string()).await == bytes);
+    assert!(!spooled.exists());
     gateway.stop().await;
 }
 

@@ -528,3 +528,17 @@ async fn the_command_shows_a_table_and_ends_with_1_while_differences_remain() {
     assert_eq!(run(&[]).await.0, 0);
     gateway.stop().await;
 }
+
+/// Whoever asked stays connected and reads nothing: the next one is not kept out for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_does_not_hold_it() {
+    let gateway = Gateway::start(&[("sync.interval", "1h")]).await;
+    for n in 0..40 {
+        let dir = gateway.recordings_dir().join(format!("empty-{n}"));
+        std::fs::create_dir(&dir).unwrap();
+    }
+    let impatient = VerifyOptions { patience: Duration::from_millis(100), ..at_once() };
+    let _unread = gateway.services.verify(impatient).unwrap();
+    eventually("another one may begin", async || gateway.services.verify(at_once()).is_ok()).await;
+    gateway.stop().await;
+}

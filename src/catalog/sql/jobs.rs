@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::parents::{add_children, parents_of, settle_parent, settle_parents};
+use super::parents::{add_children, parents_of, settle_open_parents, settle_parent, settle_parents};
 use super::rows::{corrupt, key_of, time_of, without_nul};
 use super::{Dialect, Result, SqlCatalog, Tx, audit, given, new_id, now_us, sql};
 use crate::catalog::{
@@ -577,6 +577,12 @@ impl Jobs for SqlCatalog {
     async fn close_parent(&self, id: &str) -> Result<()> {
         let mut tx = self.begin().await?;
         settle_parent(&mut tx, id).await?;
+        tx.commit().await
+    }
+
+    async fn close_parents(&self) -> Result<()> {
+        let mut tx = self.begin().await?;
+        settle_open_parents(&mut tx).await?;
         tx.commit().await
     }
 

@@ -30,6 +30,15 @@ pub(super) async fn settle_parents(tx: &mut Tx, mut parents: Vec<String>) -> Res
     Ok(())
 }
 
+/// Ends every parent that has no open child.
+pub(super) async fn settle_open_parents(tx: &mut Tx) -> Result<()> {
+    let open =
+        sql("SELECT id FROM jobs WHERE state = 'open' AND kind IN ('sync_all', 'sync_session', 'migration')")
+            .fetch_all(&mut **tx)
+            .await?;
+    settle_parents(tx, parents_of(&open)?).await
+}
+
 pub(super) async fn settle_parent(tx: &mut Tx, id: &str) -> Result<()> {
     // Takes the row, in either database. What comes after it sees what those have done who had it before.
     sql("UPDATE jobs SET state = state WHERE id = $1").bind(id).execute(&mut **tx).await?;

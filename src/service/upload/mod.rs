@@ -458,8 +458,8 @@ impl Incoming {
         }
     }
 
-    /// The form ended cleanly: checks the bytes, gets them to safety and says where they are. The checks are safe to
-    /// drop; what follows them runs detached.
+    /// The form ended cleanly: checks the bytes, gets them to safety and says where they are. Runs detached, and keeps its
+    /// place among the uploads to the end.
     ///
     /// # Errors
     /// After an error nothing is stored.
@@ -471,18 +471,21 @@ impl Incoming {
         if file.media.is_none() {
             self.look_at_first_bytes()?;
         }
-        let services = self.services.clone();
+        let (services, tasks) = (self.services.clone(), self.services.tasks.clone());
         let (started, size) = (self.started, self.file.as_ref().map_or(0, |file| file.received));
-        let receipt = settle::settle(self).await;
-        let outcome = receipt.as_ref().map_or("failed", |receipt| receipt.landed.metric());
-        metrics::upload_ended(outcome, if receipt.is_ok() { size } else { 0 }, started.elapsed());
-        if receipt.as_ref().is_ok_and(|r| matches!(r.landed, Landed::CloudUnavailable | Landed::Early)) {
-            services.bell.send_replace(());
-        }
-        if receipt.as_ref().is_ok_and(|receipt| receipt.landed == Landed::Cloud) {
-            services.cloud_works();
-        }
-        receipt
+        let settle = async move {
+            let receipt = settle::settle(self).await;
+            let outcome = receipt.as_ref().map_or("failed", |receipt| receipt.landed.metric());
+            metrics::upload_ended(outcome, if receipt.is_ok() { size } else { 0 }, started.elapsed());
+            if receipt.as_ref().is_ok_and(|r| matches!(r.landed, Landed::CloudUnavailable | Landed::Early)) {
+                services.bell.send_replace(());
+            }
+            if receipt.as_ref().is_ok_and(|receipt| receipt.landed == Landed::Cloud) {
+                services.cloud_works();
+            }
+            receipt
+        };
+        tasks.spawn(settle).await.unwrap_or(Err(ServiceError::Unexpected))
     }
 }
 

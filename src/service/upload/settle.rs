@@ -32,6 +32,7 @@ struct Complete {
     request: Option<RequestKey>,
 }
 
+/// Not to be dropped: from the published end on the recording is kept, whether its client waits or not.
 pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceError> {
     let Some(mut file) = incoming.file.take() else { return Err(ServiceError::Unexpected) };
     let Some(media) = file.media.take() else { return Err(ServiceError::Unexpected) };
@@ -73,17 +74,11 @@ pub(super) async fn settle(mut incoming: Incoming) -> Result<Receipt, ServiceErr
         source: spooled.publish(),
         services: incoming.services.clone(),
     };
-    let tasks = incoming.services.tasks.clone();
-    // The client may go away now; the recording is complete and will be kept.
-    let events = incoming.events.take();
-    let keep = async move {
-        let receipt = complete.keep().await;
-        if let Some(events) = events {
-            events.ended(&receipt);
-        }
-        receipt
-    };
-    tasks.spawn(keep).await.unwrap_or(Err(ServiceError::Unexpected))
+    let receipt = complete.keep().await;
+    if let Some(events) = incoming.events.take() {
+        events.ended(&receipt);
+    }
+    receipt
 }
 
 impl Complete {
@@ -174,10 +169,10 @@ impl Complete {
             let (to, n) = self.take_name(next).await?;
             match self.services.stores.rename_primary(&from, &to).await {
                 Ok(()) => {
+                    self.leftovers.object = Some(to.clone());
                     // A try that was lost on its way may land there later: the tombstone hides it, and it is deleted.
                     let left = std::slice::from_ref(&from);
                     self.services.catalog.entomb(left, StoreSet::default(), &self.services.origin).await?;
-                    self.leftovers.object = Some(to.clone());
                     return Ok((Some(to), Ok(())));
                 }
                 Err(error) if error.name_is_taken() => next = n + 1,
@@ -239,6 +234,8 @@ impl Complete {
             let from = if reserved.is_some() { None } else { Some(first) };
             let recording = self.recording(place, StoreKind::Local, parked.clone());
             let object = self.leftovers.object.clone();
+            // From here on it may be promised, however this ends: only a certain no lets the bytes go.
+            self.source.leave();
             let receipt = self.commit(&recording, from, &landed, None).await?;
             let key = ObjectKey::parse(&receipt.file_path).ok_or(ServiceError::Unexpected)?;
             match self.services.stores.put_fallback(&key, &self.source, &self.meta).await {
@@ -253,6 +250,7 @@ impl Complete {
                         self.leave_unsure();
                         return Err(error.into());
                     }
+                    self.source.reclaim();
                     // What stands in its place is not known by this name any more.
                     self.services.known_files.forget(&key.session);
                     (self.leftovers.request, self.leftovers.object) = (self.request.take(), object);
@@ -313,6 +311,8 @@ impl Complete {
                     );
                     if was_flushed && self.services.make_sure_of_nothing(&self.session).await.is_err() {
                         self.leave_unsure();
+                    } else {
+                        self.source.reclaim();
                     }
                     return Err(error.into());
                 }

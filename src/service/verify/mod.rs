@@ -46,13 +46,16 @@ pub struct VerifyOptions {
     pub forget_lost: bool,
     /// What is younger is left alone: it may still be on its way.
     pub settled_after: Duration,
+    /// Whoever reads nothing for so long does not listen any more.
+    pub patience: Duration,
 }
 
 impl Default for VerifyOptions {
     /// Everything, by what is known, without changing anything.
     fn default() -> Self {
-        let settled_after = Duration::from_secs(60);
-        Self { session: None, read: false, repair: false, forget_lost: false, settled_after }
+        let minute = Duration::from_secs(60);
+        let (settled_after, patience) = (minute, minute);
+        Self { session: None, read: false, repair: false, forget_lost: false, settled_after, patience }
     }
 }
 
@@ -168,7 +171,7 @@ impl Services {
             // The next one may start as soon as this one's end is known.
             drop(permit);
             if let Some(last) = last {
-                let _ = run.events.send(last).await;
+                let _ = run.send(last).await;
             }
         });
         Ok(told)
@@ -234,8 +237,13 @@ impl Run {
     }
 
     async fn tell(&self, event: Event) -> Result<(), Stop> {
-        self.events.send(event).await.map_err(|_| Stop::NobodyListens)?;
+        self.send(event).await?;
         self.go_on()
+    }
+
+    async fn send(&self, event: Event) -> Result<(), Stop> {
+        let told = self.events.send_timeout(event, self.options.patience).await;
+        told.map_err(|_| Stop::NobodyListens)
     }
 
     /// Tells how far it is, now and then.

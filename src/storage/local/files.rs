@@ -341,14 +341,23 @@ fn describe(key: ObjectKey, stat: &Stat) -> Option<StoredObject> {
 }
 
 /// Renames without replacing; where the file system cannot do that in one step, a hard link fails alike if the name
-/// is taken.
+/// is taken. What a crash left between the two steps, with both names, is brought to its end.
 fn rename_new(from_dir: impl rustix::fd::AsFd, from: &Path, to_dir: &OwnedFd, to: &str) -> Result<(), Errno> {
-    match rustix::fs::renameat_with(&from_dir, from, to_dir, to, RenameFlags::NOREPLACE) {
+    let linked = match rustix::fs::renameat_with(&from_dir, from, to_dir, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            rustix::fs::linkat(&from_dir, from, to_dir, to, AtFlags::empty())?;
-            rustix::fs::unlinkat(&from_dir, from, AtFlags::empty())
+            rustix::fs::linkat(&from_dir, from, to_dir, to, AtFlags::empty())
         }
-        done => done,
+        Ok(()) => return Ok(()),
+        failed => failed,
+    };
+    let file = |stat: Stat| (stat.st_dev, stat.st_ino);
+    let named = rustix::fs::statat(&from_dir, from, AtFlags::SYMLINK_NOFOLLOW).map(file);
+    match linked {
+        Err(Errno::EXIST) if rustix::fs::statat(to_dir, to, AtFlags::SYMLINK_NOFOLLOW).map(file) != named => {
+            Err(Errno::EXIST)
+        }
+        Ok(()) | Err(Errno::EXIST) => rustix::fs::unlinkat(&from_dir, from, AtFlags::empty()),
+        failed => failed,
     }
 }
 

@@ -829,6 +829,25 @@ async fn a_parent_on(place: Place) {
     assert_eq!(state().await, JobState::Done, "an upload that could not be kept leaves nothing to wait for");
 }
 
+story!(what_a_killed_process_opened_is_closed_unless_it_has_parts, closes_parents_on);
+
+async fn closes_parents_on(place: Place) {
+    let catalog = place.open().await;
+    let mut opened = Vec::new();
+    for kind in [JobKind::Migration, JobKind::SyncAll, JobKind::SyncSession(session("s")), JobKind::Migration]
+    {
+        opened.push(catalog.open_parent(&kind).await.unwrap().id);
+    }
+    let last = opened.pop().unwrap();
+    keep_as_part(&catalog, &ObjectKey::parse("s/0.webm").unwrap(), &last).await;
+    catalog.close_parents().await.unwrap();
+    let state = async |id: &str| catalog.get_job(id).await.unwrap().unwrap().state;
+    for id in &opened {
+        assert_eq!(state(id).await, JobState::Done);
+    }
+    assert_eq!(state(&last).await, JobState::Running);
+}
+
 /// Keeps a recording whose sync is a part of a job.
 async fn keep_as_part(catalog: &SqlCatalog, key: &ObjectKey, parent: &str) {
     let recording = recording(key, StoreKind::Local);

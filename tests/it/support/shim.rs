@@ -26,6 +26,8 @@ pub enum Action {
     ReadOnly,
     /// A write does half of it.
     Short,
+    /// It waits as long as the plan is in force.
+    Hang,
     /// The process is killed instead of it.
     KillBefore,
     /// The process is killed after it.
@@ -117,6 +119,7 @@ impl Faults {
             Action::IoError => ("eio", "-"),
             Action::ReadOnly => ("erofs", "-"),
             Action::Short => ("short", "-"),
+            Action::Hang => ("hang", "-"),
             Action::KillBefore => ("kill", "before"),
             Action::KillAfter => ("kill", "after"),
         };

@@ -2,7 +2,9 @@
 //! its bytes in the spool, so that a crash in these seconds does not cost a recording that had arrived whole.
 //!
 //! Invariant: the note goes before the row is written. What had a row is the catalogue's matter alone, and a recording
-//! that was deleted does not come back from here. A power cut may take note or bytes; the digest tells.
+//! that was deleted does not come back from here. It is for kills alone, where what was removed is removed: a power cut
+//! may bring note and bytes of a recording back that was answered and deleted since, so a note counts until the machine
+//! starts anew. What only waited was promised to nobody.
 
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,7 @@ use tempfile::TempPath;
 
 use super::Complete;
 use crate::catalog::{Begun, RequestKey};
-use crate::domain::{ContentDigest, NameStem, ObjectKey, SessionId};
+use crate::domain::{ContentDigest, NameStem, SessionId};
 use crate::service::upload::Leftovers;
 use crate::service::{ServiceError, Services};
 use crate::spool::{Leftover, SpoolError, SpoolReader};
@@ -29,6 +31,19 @@ struct Note {
     request: Option<RequestKey>,
     fingerprint: String,
     parent_job: Option<String>,
+    /// See [`boot`].
+    boot: Option<String>,
+}
+
+/// Which start of the machine this is (random(4)); `None` where it is not told, and then every note counts.
+fn boot() -> Option<String> {
+    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+}
+
+impl Note {
+    fn is_of_an_earlier_boot(&self) -> bool {
+        self.boot.as_ref().zip(boot().as_ref()).is_some_and(|(then, now)| then != now)
+    }
 }
 
 impl Complete {
@@ -45,6 +60,7 @@ impl Complete {
             request: self.leftovers.request.clone(),
             fingerprint: self.fingerprint.clone(),
             parent_job: self.parent_job.clone(),
+            boot: boot(),
         };
         let text = serde_json::to_vec(&note).ok()?;
         match self.services.spool.note(&self.meta.upload_id, &text) {
@@ -62,14 +78,31 @@ impl Services {
     /// the way stays in the spool for the next start.
     pub(in crate::service) async fn keep_whole(&self, leftover: &Leftover) -> Result<bool, ServiceError> {
         let Some(upload_id) = leftover.upload_id.clone() else { return Ok(false) };
-        let Some(text) = leftover.take_note()? else { return Ok(false) };
+        let Some(text) = leftover.note()? else { return Ok(false) };
         let Ok(note) = serde_json::from_slice::<Note>(&text) else { return Ok(false) };
         let Ok(session) = SessionId::parse(&note.session) else { return Ok(false) };
         if leftover.size_bytes != note.size_bytes {
             return Ok(false);
         }
+        if note.is_of_an_earlier_boot() {
+            tracing::warn!(
+                session.id = %session, spool.file = leftover.name(),
+                "an upload that had not been answered when the machine went down is removed; its client has to send it again"
+            );
+            return Ok(false);
+        }
         let source = leftover.open(self.spool.blocks().clone())?;
-        let kept = self.keep_noted(note, session, upload_id.clone(), source.clone()).await;
+        let Some(complete) = self.noted(note, session, upload_id.clone(), source.clone()).await? else {
+            return Ok(false);
+        };
+        // A kill up to here costs nothing: the next start finds both as they were. From here on the row counts.
+        complete.source.make_safe().await?;
+        leftover.remove_note()?;
+        let kept = match complete.keep_after_a_crash().await {
+            // At this very moment.
+            Err(ServiceError::RequestRunning) => Ok(false),
+            kept => kept.map(|()| true),
+        };
         if kept.is_err() {
             source.leave();
             self.spool.note(&upload_id, &text)?.keep().map_err(|kept| SpoolError::from(kept.error))?;
@@ -77,13 +110,14 @@ impl Services {
         kept
     }
 
-    async fn keep_noted(
+    /// The upload as it was when the note was written; `None` if it is not that, or somebody sent it again.
+    async fn noted(
         &self,
         note: Note,
         session: SessionId,
         upload_id: String,
         source: SpoolReader,
-    ) -> Result<bool, ServiceError> {
+    ) -> Result<Option<Complete>, ServiceError> {
         let mut sha256 = Sha256::new();
         let mut bytes = source.follow().bytes;
         while let Some(block) = bytes.next().await {
@@ -91,7 +125,7 @@ impl Services {
         }
         let sha256 = ContentDigest::from_bytes(sha256.finalize().into());
         if sha256.to_string() != note.sha256 {
-            return Ok(false);
+            return Ok(None);
         }
         let mut names = Vec::new();
         let mut waits = false;
@@ -106,12 +140,15 @@ impl Services {
                 Begun::First => {}
                 Begun::Running if waits => {}
                 // Somebody sent it again, elsewhere.
-                Begun::Running | Begun::Answered(_) => return Ok(false),
+                Begun::Running | Begun::Answered(_) => return Ok(None),
             }
         }
         let mut leftovers = Leftovers::none(self);
         leftovers.request = note.request;
-        let complete = Complete {
+        // Its object may be in the bucket: if this fails, or ends under another name, that belongs to nobody.
+        leftovers.object = names.pop();
+        leftovers.names.extend(leftovers.object.clone());
+        Ok(Some(Complete {
             services: self.clone(),
             session,
             stem: note.stem,
@@ -129,25 +166,18 @@ impl Services {
             fingerprint: note.fingerprint,
             leftovers,
             request: None,
-        };
-        match complete.keep_after_a_crash(names.pop()).await {
-            // At this very moment.
-            Err(ServiceError::RequestRunning) => Ok(false),
-            kept => kept.map(|()| true),
-        }
+        }))
     }
 }
 
 impl Complete {
-    async fn keep_after_a_crash(mut self, name: Option<ObjectKey>) -> Result<(), ServiceError> {
+    async fn keep_after_a_crash(mut self) -> Result<(), ServiceError> {
         let why = if self.services.stores.has_primary() {
             PrimaryError::LeftAlone { cause: "the gateway ended before the cloud had confirmed it".into() }
         } else {
             PrimaryError::NotConfigured
         };
-        // Its object may be in the bucket: if this fails, or ends under another name, that belongs to nobody.
-        self.leftovers.object.clone_from(&name);
-        self.leftovers.names.extend(name.clone());
+        let name = self.leftovers.object.clone();
         self.keep_here(name, why).await.map(|_| ())
     }
 }
