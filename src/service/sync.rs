@@ -27,6 +27,10 @@ const PLACED_AFTER: Duration = Duration::from_secs(60);
 /// A recording that the cloud damaged so often waits until somebody looks at it.
 const REPLACED_AT_MOST: i64 = 5;
 
+const FOREIGN: &str = "the bucket has another object of this name";
+const HIDDEN: &str =
+    "the bucket says that this name is taken and shows no object; the key may lack the right to read";
+
 impl Services {
     /// Brings one recording to the cloud. If it is deleted meanwhile, whatever may have arrived is deleted too.
     pub(super) async fn sync_recording(&self, job: &Job, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
@@ -115,9 +119,13 @@ impl Services {
                     return Ok(changed());
                 }
                 // Other bytes of this name; the same bytes, sent by somebody else, will do.
-                if !self.same_in_cloud(key, recording, &local).await? {
-                    let reason = "the bucket has another object of this name";
-                    self.catalog.park(key, reason, &self.origin).await.map_err(ServiceError::from)?;
+                let same = self.same_in_cloud(key, recording, &local).await?;
+                if same != Some(true) {
+                    let parked = match same {
+                        None => self.catalog.park_for_now(key, HIDDEN, &self.origin).await,
+                        Some(_) => self.catalog.park(key, FOREIGN, &self.origin).await,
+                    };
+                    parked.map_err(ServiceError::from)?;
                     return Ok(Tried::Parked);
                 }
             }
@@ -285,17 +293,16 @@ impl Services {
         Ok(Tried::Done)
     }
 
+    /// Whether the cloud has these bytes under this name; `None` if it shows nothing there.
     async fn same_in_cloud(
         &self,
         key: &ObjectKey,
         recording: &Recording,
         local: &Digests,
-    ) -> Result<bool, PrimaryError> {
-        let Some(object) = self.stores.head_primary(key).await? else { return Ok(false) };
-        if object.size_bytes != recording.size_bytes {
-            return Ok(false);
-        }
-        Ok(self.read_back(key).await? == local.sha256)
+    ) -> Result<Option<bool>, PrimaryError> {
+        let Some(object) = self.stores.head_primary(key).await? else { return Ok(None) };
+        let same_size = object.size_bytes == recording.size_bytes;
+        Ok(Some(same_size && self.read_back(key).await? == local.sha256))
     }
 
     async fn compare_in_cloud(
