@@ -17,7 +17,7 @@ use super::delete::PrimaryOrService;
 use super::rebuild::SETTLED_AFTER;
 use super::work::{Setback, Tried};
 use super::{ServiceError, Services, Verify};
-use crate::catalog::Job;
+use crate::catalog::{Job, Mend};
 use crate::domain::{ContentDigest, Durability, ObjectKey, Recording, StoreKind, StoreSet};
 use crate::storage::tiered::{PrimaryError, Waiting};
 use crate::storage::{Kind, ObjectMeta, ResumePoint, StorageError, chain};
@@ -37,10 +37,10 @@ impl Services {
         let Some(recording) = self.catalog.get(key).await.map_err(ServiceError::from)? else {
             return Ok(Tried::Done);
         };
-        if recording.stores.supabase {
-            return self.let_local_go(&recording).await;
-        }
         let point = JobPoint::of(self, job);
+        if recording.stores.supabase {
+            return self.let_local_go(&recording, &point).await;
+        }
         let tried = self.send_recording(&recording, &point).await;
         if self.catalog.get(key).await.map_err(ServiceError::from)?.is_none() {
             return self.delete_what_arrived(key).await;
@@ -205,7 +205,11 @@ impl Services {
     }
 
     /// Removes the local copy of a recording that the cloud has: the end of a sync that was interrupted.
-    async fn let_local_go(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
+    async fn let_local_go(
+        &self,
+        recording: &Recording,
+        point: &JobPoint<'_>,
+    ) -> Result<Tried, PrimaryOrService> {
         if self.rules.keep_local || !recording.stores.local {
             return Ok(Tried::Done);
         }
@@ -215,8 +219,39 @@ impl Services {
         if let Some(sha256) = recording.sha256.filter(|sha256| *sha256 != local.sha256) {
             return self.set_damaged_aside(recording, sha256).await;
         }
-        let durability = self.compare_in_cloud(&recording.key, recording, &local).await?;
+        let durability = match self.compare_in_cloud(&recording.key, recording, &local).await {
+            Err(error) if error.is_mismatch() => {
+                let whole = source.complete_size() == Some(recording.size_bytes);
+                return self.send_again(recording, whole, point, error).await;
+            }
+            compared => compared?,
+        };
         self.settle_synced(&recording.key, local.sha256, durability).await
+    }
+
+    /// The cloud copy went, or is another, and the local one is what was stored: the row says so, and it is sent again.
+    /// Where the row has no digest nobody knows which of two different copies is right; then nothing is changed.
+    async fn send_again(
+        &self,
+        recording: &Recording,
+        whole: bool,
+        point: &JobPoint<'_>,
+        error: PrimaryError,
+    ) -> Result<Tried, PrimaryOrService> {
+        let known = recording.sha256.is_some() || self.stores.head_primary(&recording.key).await?.is_none();
+        if !whole || !known {
+            return Ok(Setback::here(&chain(&error)));
+        }
+        let (stores, durability) = (StoreSet::only(StoreKind::Local), Durability::Local);
+        let detail = "the cloud had no good copy; it is sent again";
+        let mend = Mend { before: recording, stores, durability, sync: true, found: None, detail };
+        let mended = self.even_when_full(|| self.catalog.mend(mend, &self.origin)).await;
+        if !mended.map_err(ServiceError::from)? {
+            return Ok(Setback::here("its row was changed meanwhile"));
+        }
+        tracing::warn!(object.key = %recording.key, error = %chain(&error), "{detail}");
+        let recording = Recording { stores, durability, ..recording.clone() };
+        self.send_recording(&recording, point).await
     }
 
     /// A crash came between the removal of the local copy and its note.

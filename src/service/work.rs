@@ -48,7 +48,10 @@ impl Setback {
 impl From<PrimaryOrService> for Setback {
     fn from(error: PrimaryOrService) -> Self {
         let (at_least, by_cloud) = match &error {
-            PrimaryOrService::Primary(error) => (error.retry_after(), error.may_heal()),
+            // One bad copy is no failure of the cloud that its next success makes good.
+            PrimaryOrService::Primary(error) => {
+                (error.retry_after(), error.may_heal() && !error.is_mismatch())
+            }
             PrimaryOrService::Service(_) => (None, false),
         };
         Self { reason: chain(&error), at_least, by_cloud }
