@@ -18,7 +18,7 @@ use crate::storage::{ListScope, StorageError, chain};
 const TAKEN_IN: &str = "bucket_taken_in";
 
 /// A file that changed more recently may still be being copied here.
-pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(30);
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// A directory that changed more recently may change again within the same tick of its clock.
 const TICK: Duration = Duration::from_secs(3);
@@ -35,6 +35,12 @@ const TAKE_IN: usize = 100;
 
 /// Objects that are asked for at once.
 const AT_ONCE: usize = 8;
+
+/// Whether a file that was written to at `modified_at` has settled. A time that is still to come was set by somebody and says
+/// nothing; should it change all the same, it is followed.
+pub(super) fn has_settled(modified_at: OffsetDateTime, now: OffsetDateTime) -> bool {
+    modified_at <= now - SETTLED_AFTER || modified_at > now
+}
 
 /// Sessions on the local disk of which every file was known, with when their directories had changed.
 #[derive(Default)]
@@ -71,7 +77,7 @@ impl Services {
                     continue;
                 }
             };
-            let (new, all_known) = self.adopt_files(files, now - SETTLED_AFTER).await?;
+            let (new, all_known) = self.adopt_files(files, now).await?;
             adopted += new;
             match changed_at.filter(|at| all_known && *at < now - TICK) {
                 Some(at) => seen.sessions.insert(session, at),
@@ -130,14 +136,14 @@ impl Services {
     async fn adopt_files(
         &self,
         files: Vec<StoredObject>,
-        settled: OffsetDateTime,
+        now: OffsetDateTime,
     ) -> Result<(u64, bool), ServiceError> {
         let (mut adopted, mut all_known) = (0, true);
         for batch in files.chunks(BATCH) {
             let names = self.catalog.names(&keys(batch)).await?;
             let unknown = batch.iter().filter(|file| names.lack(&file.key));
             let (local, fresh): (Vec<_>, Vec<_>) =
-                unknown.cloned().partition(|file| file.modified_at <= settled);
+                unknown.cloned().partition(|file| has_settled(file.modified_at, now));
             all_known &= fresh.is_empty() && names.reserved.is_empty();
             let rows = merge(Sources { deleted: names.deleted, local, ..Sources::default() });
             adopted += self.adopt(rows.into_iter().map(|row| row.recording).collect()).await?;

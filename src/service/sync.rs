@@ -14,7 +14,7 @@ use sha2::Sha256;
 use time::OffsetDateTime;
 
 use super::delete::PrimaryOrService;
-use super::rebuild::SETTLED_AFTER;
+use super::rebuild::has_settled;
 use super::work::{Setback, Tried};
 use super::{ServiceError, Services, Verify};
 use crate::catalog::{Job, Mend};
@@ -72,8 +72,7 @@ impl Services {
         let file = self.stores.fallback().head(key).await.map_err(ServiceError::from)?;
         let (mut recording, follows) = (recording.clone(), recording.follows_its_file());
         if let Some(file) = &file {
-            let age = OffsetDateTime::now_utc() - file.modified_at;
-            if follows && !age.is_negative() && age < SETTLED_AFTER {
+            if follows && !has_settled(file.modified_at, OffsetDateTime::now_utc()) {
                 return Ok(Setback::here("the local file is still being written"));
             }
             self.follow_file(&mut recording, file).await?;

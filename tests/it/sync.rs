@@ -126,6 +126,21 @@ async fn a_file_that_is_still_being_copied_is_left_alone() {
     gateway.stop().await;
 }
 
+/// A recorder whose clock is ahead, or an archive that kept such a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_a_time_to_come_is_taken_in_and_sent() {
+    let cloud = FakeSupabase::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (file, bytes) = (dir.path().join("recordings/old/talk.webm"), webm(3000, 1));
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, &bytes).unwrap();
+    let year = std::time::SystemTime::now() + Duration::from_secs(365 * 86_400);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(year).unwrap();
+    let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
+    reaches_the_bucket(&gateway, &cloud, "old/talk.webm", &bytes).await;
+    gateway.stop().await;
+}
+
 /// Drops a file and has it taken in, as if its writer had paused.
 async fn dropped(gateway: &Gateway, bytes: &[u8]) -> PathBuf {
     let file = gateway.recordings_dir().join("old/talk.webm");
