@@ -123,11 +123,13 @@ pub async fn look_into_bucket(services: Services, interval: Duration) {
     let (mut taken_in, mut last_purge) = (false, None::<Instant>);
     loop {
         let look = async {
-            taken_in = taken_in || services.adopt_cloud_once().await?;
+            // Neither waits for what keeps the other from its end.
+            let adopted = if taken_in { Ok(true) } else { services.adopt_cloud_once().await };
             if last_purge.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
                 services.delete_late_pushes().await?;
                 last_purge = Some(Instant::now());
             }
+            taken_in = adopted?;
             Ok(())
         };
         if turn(&services, interval, look).await.is_break() {

@@ -165,7 +165,7 @@ impl Services {
     }
 
     /// Gives every object in the bucket that the catalogue does not know a row, with what the gateway once left with
-    /// it. `None` if the cloud could not be asked about all of them; what was taken in until then stays. Safe to drop
+    /// it. `None` if a store could not be asked about all of them; what was taken in until then stays. Safe to drop
     /// and to repeat.
     pub async fn adopt_cloud(&self) -> Result<Option<u64>, ServiceError> {
         let (mut cursor, mut adopted, mut all_asked) = (None, 0, true);
@@ -176,7 +176,7 @@ impl Services {
                 let (new, asked) = self.adopt_objects(batch).await?;
                 adopted += new;
                 match asked {
-                    Ok(()) => {}
+                    Ok(all_here) => all_asked &= all_here,
                     // There is no use in going on.
                     Err(PrimaryError::LeftAlone { .. } | PrimaryError::NotConfigured) => return Ok(None),
                     Err(PrimaryError::Failed(_)) => all_asked = false,
@@ -189,11 +189,12 @@ impl Services {
         }
     }
 
-    /// Takes in those that a gateway sent and that are not known. Also says why one could not be asked for.
+    /// Takes in those that a gateway sent and that are not known. Also says whether this disk could be asked for all of them,
+    /// or why the cloud could not.
     async fn adopt_objects(
         &self,
         objects: &[StoredObject],
-    ) -> Result<(u64, Result<(), PrimaryError>), ServiceError> {
+    ) -> Result<(u64, Result<bool, PrimaryError>), ServiceError> {
         let names = self.catalog.names(&keys(objects)).await?;
         let unknown: Vec<ObjectKey> = keys(objects).into_iter().filter(|key| names.lack(key)).collect();
         // A list does not tell what travels with an object; the object itself does. What carries no upload id was put
@@ -201,7 +202,7 @@ impl Services {
         let mut heads = futures_util::stream::iter(unknown)
             .map(|key| async move { self.stores.head_primary(&key).await })
             .buffer_unordered(AT_ONCE);
-        let (mut supabase, mut local, mut asked) = (Vec::new(), Vec::new(), Ok(()));
+        let (mut supabase, mut local, mut asked, mut all_here) = (Vec::new(), Vec::new(), Ok(()), true);
         while let Some(found) = heads.next().await {
             match found {
                 Ok(found) => supabase.extend(found.filter(|object| object.upload_id.is_some())),
@@ -210,12 +211,19 @@ impl Services {
             }
         }
         for object in &supabase {
-            local.extend(self.stores.fallback().head(&object.key).await?);
+            match self.stores.fallback().head(&object.key).await {
+                Ok(file) => local.extend(file),
+                // One directory that cannot be read keeps nothing in the bucket from being known.
+                Err(error) => {
+                    tracing::warn!(object.key = %object.key, error = %chain(&error), "whether this disk has a copy cannot be seen");
+                    all_here = false;
+                }
+            }
         }
         let sources =
             Sources { deleted: names.deleted, supabase: Some(supabase), local, ..Sources::default() };
         let in_cloud = merge(sources).into_iter().map(|row| row.recording).filter(|row| row.stores.supabase);
-        Ok((self.adopt(in_cloud.collect()).await?, asked))
+        Ok((self.adopt(in_cloud.collect()).await?, asked.map(|()| all_here)))
     }
 
     /// Deletes objects that a gateway sent and that landed after their recording was deleted. A name that was deleted
