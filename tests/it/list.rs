@@ -15,9 +15,7 @@ use recording_gateway::storage::memory::MemoryStore;
 use recording_gateway::storage::pace::Pacer;
 use recording_gateway::storage::supabase::{Access, SupabaseStore};
 use recording_gateway::storage::tiered::{PrimaryError, TieredStore};
-use recording_gateway::storage::{
-    Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError,
-};
+use recording_gateway::storage::{Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError};
 use serde_json::Value;
 
 use crate::support::cloud::{BUCKET, PATIENT, rows, uploads};
@@ -234,6 +232,34 @@ async fn a_list_that_is_cut_short_or_does_not_get_on_hides_nothing_known() {
     cloud.fault(Fault::TruncatedList, Matcher::any().path("/object/list"));
     let rows = rows(&gateway, "s").await;
     assert_eq!(rows.len(), 4, "the catalogue knows them");
+    gateway.stop().await;
+}
+
+/// A list whose cursors come back to where they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_goes_in_a_circle_is_given_up() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::local().await;
+    let services = on_other_stores(&gateway, &cloud, MemoryStore::new(StoreKind::Local));
+    let page = |next: &str, name: &str| {
+        let object = serde_json::json!({"name": name, "metadata": {"size": 1, "mimetype": "video/webm"}});
+        let body =
+            serde_json::json!({"hasNext": true, "nextCursor": next, "folders": [], "objects": [object]});
+        Fault::Status(Canned::json(200, &body))
+    };
+    for _ in 0..10 {
+        for (next, name) in [("A", "s/a.webm"), ("B", "s/b.webm")] {
+            cloud.fault(page(next, name), Matcher::any().path("/object/list-v2/").times(1));
+        }
+    }
+    let listing = services.stores.list(&ListScope::Session(SessionId::parse("s").unwrap())).await;
+    assert!(matches!(listing.primary, Err(PrimaryError::Failed(error)) if error.kind == Kind::Nonsense));
+    assert_eq!(cloud.requests().len(), 3, "the third page brings nothing new");
+    // An empty page that is not the last would be asked for ever too.
+    cloud.clear_faults();
+    let empty = serde_json::json!({"hasNext": true, "nextCursor": "A", "folders": [], "objects": []});
+    cloud.fault(Fault::Status(Canned::json(200, &empty)), Matcher::any().path("/object/list-v2/"));
+    assert!(services.stores.primary_page(&ListScope::Everything, None).await.is_err());
     gateway.stop().await;
 }
 
@@ -500,7 +526,7 @@ fn on_other_stores(gateway: &Gateway, cloud: &FakeSupabase, disk: impl ObjectSto
         patch_bytes: 1_000_000,
     };
     let bucket: Arc<dyn ObjectStore> = Arc::new(SupabaseStore::new(access, true, None).unwrap());
-    let stores = TieredStore::new(Some(bucket), Arc::new(disk), soon, (3, soon), soon, Pacer::new(None));
+    let stores = TieredStore::new(Some(bucket), Arc::new(disk), soon, (3, soon), soon, Pacer::new(0));
     Services { stores: Arc::new(stores), ..gateway.services.clone() }
 }
 
