@@ -23,6 +23,9 @@ const PURGE_EVERY: Duration = Duration::from_secs(600);
 /// How often other gateways are told that this one still is there.
 const SEEN_EVERY: Duration = Duration::from_secs(20);
 
+/// How often recordings are looked for that wait for the cloud and have no job.
+const QUEUE_EVERY: Duration = Duration::from_secs(600);
+
 /// How often old jobs are forgotten.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 
@@ -97,7 +100,7 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
 /// Looks every `interval` for what the catalogue does not know or was not told: files that operators dropped on the
 /// local disk, and what a lost answer or a crash left.
 pub async fn look_around(services: Services, interval: Duration) {
-    let mut seen = Seen::default();
+    let (mut seen, mut last_queued) = (Seen::default(), Instant::now());
     if let Err(error) = services.queue_unsynced().await {
         tracing::warn!(error = %chain(&error), "what waits for the cloud could not be queued");
     }
@@ -106,6 +109,10 @@ pub async fn look_around(services: Services, interval: Duration) {
             services.catalog.register(&services.rules.node, &services.rules.advertised_url).await?;
             services.settle_unsure().await?;
             services.settle_abandoned().await?;
+            if last_queued.elapsed() >= QUEUE_EVERY {
+                last_queued = Instant::now();
+                services.queue_forgotten().await?;
+            }
             services.adopt_changed(&mut seen).await.map(|_| ())
         };
         if turn(&services, interval, look).await.is_break() {

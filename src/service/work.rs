@@ -87,6 +87,12 @@ impl Services {
             .await
     }
 
+    /// Leaves a job for everything that should be in the cloud and is not, and for whose wait there is no reason: there should
+    /// be none, and one that there is would wait for the next start. Safe to drop and to repeat.
+    pub async fn queue_forgotten(&self) -> Result<(), ServiceError> {
+        self.queue(QueueSyncs::default()).await
+    }
+
     /// Takes up what the cloud refused: it takes other recordings now than it did. Safe to drop and to repeat.
     pub async fn queue_refused(&self) -> Result<(), ServiceError> {
         self.queue(QueueSyncs { for_now: true, ..QueueSyncs::default() }).await
