@@ -57,6 +57,7 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
         let troubled = status.as_ref().is_some_and(|s| s.probed.is_none() || s.state != State::Closed);
         if let Some(status) = &status
             && (troubled || is_due(last_probe, PROBE_EVERY))
+            && !services.stores.primary_wants_rest()
         {
             last_probe = Some(Instant::now());
             let probed = services.stores.probe_primary().await;

@@ -280,6 +280,13 @@ impl TieredStore {
         self.primary.as_ref().is_some_and(|p| lock(&p.writes).would_admit(Instant::now()))
     }
 
+    /// Whether the primary said that it wants to be left alone, and that time is not over.
+    pub fn primary_wants_rest(&self) -> bool {
+        let now = Instant::now();
+        let wants_rest = |breaker: &Mutex<Breaker>| lock(breaker).is_asked_to_wait(now);
+        self.primary.as_ref().is_some_and(|p| wants_rest(&p.reads) || wants_rest(&p.writes))
+    }
+
     /// Stores and confirms an object in the primary, following `source` while it grows. Safe to drop: the outcome is
     /// then unknown.
     pub async fn put_primary(
