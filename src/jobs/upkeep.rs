@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
+use super::runner::LEASE;
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::events::Health;
@@ -26,6 +27,9 @@ const SEEN_EVERY: Duration = Duration::from_secs(20);
 /// How often recordings are looked for that wait for the cloud and have no job.
 const QUEUE_EVERY: Duration = Duration::from_secs(600);
 
+/// How often jobs are looked for that a clock which was ahead put off for long.
+const CLOCK_EVERY: Duration = Duration::from_secs(60);
+
 /// How often old jobs are forgotten.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 
@@ -33,7 +37,7 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Duration) {
     let stopping = services.tasks.stopping().clone();
     let (mut last_probe, mut last_expiry): (Option<Instant>, Option<Instant>) = (None, None);
-    let mut last_seen: Option<Instant> = None;
+    let (mut last_seen, mut last_clock): (Option<Instant>, Option<Instant>) = (None, None);
     let (mut answered, mut was_closed, mut took_writes, mut short) = (false, false, false, false);
     let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|at| at.elapsed() >= every);
     loop {
@@ -44,6 +48,12 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
             last_seen = Some(Instant::now());
             if let Err(error) = services.catalog.still_here().await {
                 tracing::debug!(error = %chain(&error), "other gateways do not know that this one is there");
+            }
+        }
+        if is_due(last_clock, CLOCK_EVERY.min(interval)) {
+            last_clock = Some(Instant::now());
+            if let Err(error) = services.heed_the_clock(interval, LEASE).await {
+                tracing::warn!(error = %chain(&error), "what a wrong clock put off stays so");
             }
         }
         if is_due(last_expiry, EXPIRE_EVERY.min(keep_jobs)) {

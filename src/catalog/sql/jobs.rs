@@ -474,6 +474,32 @@ impl Jobs for SqlCatalog {
         tx.commit().await
     }
 
+    async fn pull_in_jobs(&self, now_us: i64, furthest_us: i64, leased_until_us: i64) -> Result<bool> {
+        const AHEAD: &str = "state = 'open' AND (run_at > $1 OR leased_until > $1)";
+        // Asked often, and hardly ever there is one: that is no reason to keep writers waiting.
+        let any = sql(sqlx::AssertSqlSafe(format!("SELECT 1 FROM jobs WHERE {AHEAD} LIMIT 1")))
+            .bind(furthest_us)
+            .fetch_optional(&mut *self.snapshot().await?)
+            .await?;
+        if any.is_none() {
+            return Ok(false);
+        }
+        let skip = self.skip_locked();
+        let mut tx = self.begin().await?;
+        let pulled = sql(sqlx::AssertSqlSafe(format!(
+            "UPDATE jobs SET run_at = CASE WHEN run_at > $1 THEN $2 ELSE run_at END,
+                 leased_until = CASE WHEN leased_until > $1 THEN $3 ELSE leased_until END
+             WHERE id IN (SELECT id FROM jobs WHERE {AHEAD} {skip})"
+        )))
+        .bind(furthest_us)
+        .bind(now_us)
+        .bind(leased_until_us)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(pulled.rows_affected() > 0)
+    }
+
     async fn open_parent(&self, kind: &JobKind) -> Result<JobRecord> {
         let id = new_id();
         let session = kind.session().map_or("", |session| session.as_str());

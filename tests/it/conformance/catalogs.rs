@@ -896,6 +896,28 @@ async fn what_is_parked_while_syncs_are_queued_stays_parked() {
     }
 }
 
+story!(what_a_clock_that_was_ahead_put_off_is_due, clock_was_ahead_on);
+
+async fn clock_was_ahead_on(place: Place) {
+    let catalog = place.open().await;
+    for name in ["put_off", "leased"] {
+        let key = ObjectKey::parse(&format!("s/{name}.webm")).unwrap();
+        keep(&catalog, &recording(&key, StoreKind::Local), true, None).await.unwrap();
+    }
+    let put_off = claim(&catalog).await.unwrap();
+    catalog.postpone_job(&put_off, now() + 24 * HOUR, "no").await.unwrap();
+    let leased = catalog.claim_job(now(), 24 * HOUR, Work::All).await.unwrap().unwrap();
+    assert!(!catalog.pull_in_jobs(now(), now() + 25 * HOUR, now()).await.unwrap(), "not that far");
+    assert_eq!(claim(&catalog).await, None);
+    assert!(catalog.pull_in_jobs(now() - 2_000_000, now() + 2 * HOUR, now() + HOUR).await.unwrap());
+    assert!(!catalog.pull_in_jobs(now(), now() + 2 * HOUR, now()).await.unwrap(), "once");
+    assert_eq!(claim(&catalog).await.map(|job| job.id), Some(put_off.id));
+    assert_eq!(claim(&catalog).await, None, "who is at it has time to renew");
+    let after = catalog.claim_job(now() + 2 * HOUR, HOUR, Work::All).await.unwrap();
+    assert!(after.is_some());
+    assert!(!catalog.renew_job(&leased, now()).await.unwrap() || after.unwrap().id != leased.id);
+}
+
 story!(what_a_store_says_is_kept_whatever_it_is, said_by_a_store_on);
 
 async fn said_by_a_store_on(place: Place) {
