@@ -495,6 +495,15 @@ pub trait Jobs: Send + Sync {
     /// and those that fail on their own account fall behind. None becomes due later than it was.
     async fn hurry_jobs(&self, now_us: i64) -> Result<(), CatalogError>;
 
+    /// Makes jobs due now that are put off beyond `furthest_us`, and ends leases beyond it at `leased_until_us`: both were
+    /// made by a clock that was ahead. Whether there was one.
+    async fn pull_in_jobs(
+        &self,
+        now_us: i64,
+        furthest_us: i64,
+        leased_until_us: i64,
+    ) -> Result<bool, CatalogError>;
+
     /// Makes a parent, or returns the open one of the same kind and session.
     async fn open_parent(&self, kind: &JobKind) -> Result<JobRecord, CatalogError>;
 

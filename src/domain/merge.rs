@@ -77,6 +77,8 @@ pub struct Sources {
     pub supabase_hides: bool,
     /// Files on the local disk.
     pub local: Vec<StoredObject>,
+    /// The local disk could not be asked.
+    pub local_unasked: bool,
 }
 
 /// One row of the merged listing.
@@ -118,6 +120,7 @@ struct Found {
 /// Merges; newest first, equal times by name descending.
 pub fn merge(sources: Sources) -> Vec<Listed> {
     let (cloud_asked, hides) = (sources.supabase.is_some(), sources.supabase_hides);
+    let here_unasked = sources.local_unasked;
     let mut found: BTreeMap<ObjectKey, Found> = BTreeMap::new();
     for row in sources.recordings {
         let entry = found.entry(row.key.clone()).or_default();
@@ -139,7 +142,7 @@ pub fn merge(sources: Sources) -> Vec<Listed> {
             // An object that is listed is judged; one that is not may be there all the same.
             Some(row) => {
                 let asked = cloud_asked && !(hides && found.supabase.is_none());
-                known(row, found.supabase, found.local, asked)
+                known(row, found.supabase, found.local, asked, here_unasked)
             }
             None => unknown(found.supabase, found.local),
         })
@@ -160,6 +163,7 @@ fn known(
     supabase: Option<StoredObject>,
     local: Option<StoredObject>,
     cloud_asked: bool,
+    here_unasked: bool,
 ) -> Listed {
     if let Some(file) = &local {
         follow(&mut row, file);
@@ -175,7 +179,7 @@ fn known(
             false => row.stores.supabase,
         },
         // Another gateway's disk cannot be looked at: it is believed.
-        local: row.stores.local && (row.held_by.is_some() || sized(local.as_ref())),
+        local: row.stores.local && (row.held_by.is_some() || here_unasked || sized(local.as_ref())),
     };
     // A copy in a store that never got this recording may be of an upload that a crash cut off before its answer.
     // It is shown only when there is no other: an operator may have put it back.

@@ -89,6 +89,14 @@ fn a_copy_the_row_does_not_name_counts_by_its_upload_id_or_when_there_is_no_othe
 }
 
 #[test]
+fn a_disk_that_cannot_be_asked_is_believed() {
+    let here = row(1, 5, 1, StoreSet::only(StoreKind::Local));
+    let rows = merge(Sources { recordings: vec![here], local_unasked: true, ..Sources::default() });
+    assert_eq!((rows.len(), rows[0].missing), (1, false));
+    assert_eq!(rows[0].recording.stores, StoreSet::only(StoreKind::Local));
+}
+
+#[test]
 fn a_cloud_that_cannot_be_asked_is_believed() {
     let rows = merge(Sources {
         recordings: vec![row(1, 5, 1, StoreSet::only(StoreKind::Supabase))],
@@ -145,8 +153,8 @@ proptest! {
             recordings: recordings.clone(),
             deleted: Deleted { keys: gone.iter().map(|n| key(*n)).collect(), sessions: HashMap::new() },
             supabase: cloud.clone(),
-            supabase_hides: false,
             local: local.clone(),
+            ..Sources::default()
         };
         let merged = merge(sources);
 

@@ -16,7 +16,7 @@ use crate::service::work::Tried;
 use crate::storage::chain;
 
 /// How long a job is ours after we last said so. A gateway that vanished leaves its jobs to others after this long.
-const LEASE: Duration = Duration::from_secs(120);
+pub(super) const LEASE: Duration = Duration::from_secs(120);
 /// How often we say so at least; also how soon a job that was cancelled, deleted or taken over is dropped.
 const RENEWED_EVERY: Duration = Duration::from_secs(30);
 /// How often to look for jobs whose time has come.
@@ -94,7 +94,7 @@ async fn run_one(services: &Services, job: &Job, interval: Duration) -> Next {
             );
             let noted = services.catalog.postpone_job(job, run_at, &setback.reason).await;
             // After that, so that whoever hurries what waits finds this one waiting.
-            services.put_off.note(&setback, run_at);
+            services.put_off.note(&setback);
             ("failed", noted)
         }
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
+use super::runner::LEASE;
 use crate::domain::recording::micros;
 use crate::runtime::metrics;
 use crate::service::events::Health;
@@ -23,6 +24,12 @@ const PURGE_EVERY: Duration = Duration::from_secs(600);
 /// How often other gateways are told that this one still is there.
 const SEEN_EVERY: Duration = Duration::from_secs(20);
 
+/// How often recordings are looked for that wait for the cloud and have no job.
+const QUEUE_EVERY: Duration = Duration::from_secs(600);
+
+/// How often jobs are looked for that a clock which was ahead put off for long.
+const CLOCK_EVERY: Duration = Duration::from_secs(60);
+
 /// How often old jobs are forgotten.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 
@@ -30,7 +37,7 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Duration) {
     let stopping = services.tasks.stopping().clone();
     let (mut last_probe, mut last_expiry): (Option<Instant>, Option<Instant>) = (None, None);
-    let mut last_seen: Option<Instant> = None;
+    let (mut last_seen, mut last_clock): (Option<Instant>, Option<Instant>) = (None, None);
     let (mut answered, mut was_closed, mut took_writes, mut short) = (false, false, false, false);
     let is_due = |last: Option<Instant>, every: Duration| last.is_none_or(|at| at.elapsed() >= every);
     loop {
@@ -41,6 +48,12 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
             last_seen = Some(Instant::now());
             if let Err(error) = services.catalog.still_here().await {
                 tracing::debug!(error = %chain(&error), "other gateways do not know that this one is there");
+            }
+        }
+        if is_due(last_clock, CLOCK_EVERY.min(interval)) {
+            last_clock = Some(Instant::now());
+            if let Err(error) = services.heed_the_clock(interval, LEASE).await {
+                tracing::warn!(error = %chain(&error), "what a wrong clock put off stays so");
             }
         }
         if is_due(last_expiry, EXPIRE_EVERY.min(keep_jobs)) {
@@ -54,6 +67,7 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
         let troubled = status.as_ref().is_some_and(|s| s.probed.is_none() || s.state != State::Closed);
         if let Some(status) = &status
             && (troubled || is_due(last_probe, PROBE_EVERY))
+            && !services.stores.primary_wants_rest()
         {
             last_probe = Some(Instant::now());
             let probed = services.stores.probe_primary().await;
@@ -97,7 +111,7 @@ pub async fn run_upkeep(services: Services, interval: Duration, keep_jobs: Durat
 /// Looks every `interval` for what the catalogue does not know or was not told: files that operators dropped on the
 /// local disk, and what a lost answer or a crash left.
 pub async fn look_around(services: Services, interval: Duration) {
-    let mut seen = Seen::default();
+    let (mut seen, mut last_queued) = (Seen::default(), Instant::now());
     if let Err(error) = services.queue_unsynced().await {
         tracing::warn!(error = %chain(&error), "what waits for the cloud could not be queued");
     }
@@ -109,6 +123,10 @@ pub async fn look_around(services: Services, interval: Duration) {
             services.catalog.register(&services.rules.node, &services.rules.advertised_url).await?;
             services.settle_unsure().await?;
             services.settle_abandoned().await?;
+            if last_queued.elapsed() >= QUEUE_EVERY {
+                last_queued = Instant::now();
+                services.queue_forgotten().await?;
+            }
             services.adopt_changed(&mut seen).await.map(|_| ())
         };
         if turn(&services, interval, look).await.is_break() {
@@ -126,11 +144,13 @@ pub async fn look_into_bucket(services: Services, interval: Duration) {
     let (mut taken_in, mut last_purge) = (false, None::<Instant>);
     loop {
         let look = async {
-            taken_in = taken_in || services.adopt_cloud_once().await?;
+            // Neither waits for what keeps the other from its end.
+            let adopted = if taken_in { Ok(true) } else { services.adopt_cloud_once().await };
             if last_purge.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
                 services.delete_late_pushes().await?;
                 last_purge = Some(Instant::now());
             }
+            taken_in = adopted?;
             Ok(())
         };
         if turn(&services, interval, look).await.is_break() {

@@ -191,6 +191,10 @@ impl Services {
     async fn delete_session_now(&self, session: &SessionId) -> Result<SessionDeletion, ServiceError> {
         let merged = self.merged(&ListScope::Session(session.clone())).await?;
         let cloud_unknown = merged.unavailable.contains(&StoreKind::Supabase);
+        // Files that cannot be named now would come back when they can.
+        if let Some(error) = merged.disk_error {
+            return Err(error.into());
+        }
         if merged.rows.is_empty() && !cloud_unknown {
             return Err(ServiceError::EmptySession);
         }

@@ -9,7 +9,7 @@ use crate::domain::page::PageRequest;
 use crate::domain::{ObjectKey, Recording, SessionId, StoreKind};
 use crate::service::{ServiceError, Services};
 use crate::storage::tiered::{Listing, PrimaryError};
-use crate::storage::{ListScope, chain};
+use crate::storage::{ListScope, StorageError, chain};
 
 /// A merged listing.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Merged {
     pub rows: Vec<Listed>,
     /// Stores that could not be asked; then the rows are what is known.
     pub unavailable: Vec<StoreKind>,
+    /// Why the local disk could not.
+    pub disk_error: Option<StorageError>,
 }
 
 /// One page of a session's recordings.
@@ -50,7 +52,7 @@ impl Services {
     }
 
     /// The page as the catalogue has it, with a look at the files on it alone: as long as the bucket is not asked and every
-    /// file of the session is known, the stores have nothing to add. `None` if they may.
+    /// file of the session is known, the stores have nothing to add. `None` if they may, or cannot be asked.
     async fn known_page(
         &self,
         session: &SessionId,
@@ -60,17 +62,13 @@ impl Services {
         for last_look in [false, true] {
             let Some(left_alone) = self.stores.primary_left_alone() else { return Ok(None) };
             // Before the rows are read: a file that was there has its row by then.
-            if !self.files_are_known(session).await? {
-                return Ok(None);
-            }
+            let Ok(true) = self.files_are_known(session).await else { return Ok(None) };
             let seen = self.catalog.recordings_page(session, page.after.as_ref(), page.limit + 1).await?;
-            if self.stand_elsewhere(seen.following).await? {
-                return Ok(None);
-            }
+            let Ok(false) = self.stand_elsewhere(seen.following).await else { return Ok(None) };
             let keys: Vec<ObjectKey> = seen.rows.iter().map(|row| row.key.clone()).collect();
-            let files = self.stores.fallback().heads(&keys).await;
-            let listing = Listing { primary: Err(left_alone), fallback: files };
-            let merged = self.merge_listing(seen.rows, Deleted::default(), listing, false)?;
+            let Ok(files) = self.stores.fallback().heads(&keys).await else { return Ok(None) };
+            let listing = Listing { primary: Err(left_alone), fallback: Ok(files) };
+            let merged = merge_listing(seen.rows, Deleted::default(), listing, false);
             if last_look || !merged.rows.iter().any(|row| row.missing) {
                 let (rows, next_cursor) = page.cut(merged.rows, Listed::position);
                 let total = usize::try_from(seen.total).unwrap_or(usize::MAX);
@@ -106,13 +104,13 @@ impl Services {
         view.deleted.keys.extend(view.reserved);
         let listing = self.stores.list(scope).await;
         let hides = self.list_hides(&view.recordings, &listing).await;
-        self.merge_listing(view.recordings, view.deleted, listing, hides)
+        Ok(merge_listing(view.recordings, view.deleted, listing, hides))
     }
 
     /// One recording, wherever it is. Safe to drop.
     ///
     /// # Errors
-    /// [`ServiceError::Cloud`] if nobody here knows it and the cloud could not be asked.
+    /// If no store that could be asked knows it, why another could not.
     pub async fn find(&self, key: &ObjectKey) -> Result<Listed, ServiceError> {
         let found = self.find_once(key).await?;
         if found.missing { self.find_once(key).await } else { Ok(found) }
@@ -134,11 +132,12 @@ impl Services {
         {
             deleted.sessions.insert(key.session.clone(), at);
         }
-        let merged = self.merge_listing(row.into_iter().collect(), deleted, listing, false)?;
-        match (merged.rows.into_iter().next(), cloud_error) {
-            (Some(found), _) => Ok(found),
-            (None, Some(error)) => Err(ServiceError::Cloud(error)),
-            (None, None) => Err(ServiceError::NotFound),
+        let merged = merge_listing(row.into_iter().collect(), deleted, listing, false);
+        match (merged.rows.into_iter().next(), merged.disk_error, cloud_error) {
+            (Some(found), ..) => Ok(found),
+            (None, Some(error), _) => Err(error.into()),
+            (None, None, Some(error)) => Err(ServiceError::Cloud(error)),
+            (None, None, None) => Err(ServiceError::NotFound),
         }
     }
 
@@ -151,7 +150,8 @@ impl Services {
         let merged = self.merged(&ListScope::Session(session.clone())).await?;
         // A recording whose bytes are gone is no answer as long as there is one that can be had.
         let (there, missing): (Vec<_>, Vec<_>) = merged.rows.into_iter().partition(|row| !row.missing);
-        there.into_iter().chain(missing).next().ok_or(ServiceError::EmptySession)
+        let none = || merged.disk_error.map_or(ServiceError::EmptySession, ServiceError::from);
+        there.into_iter().chain(missing).next().ok_or_else(none)
     }
 
     /// Whether the bucket's list leaves out what is there: policies may let a key read an object by name and not
@@ -165,26 +165,33 @@ impl Services {
             None => false,
         }
     }
+}
 
-    fn merge_listing(
-        &self,
-        recordings: Vec<Recording>,
-        deleted: Deleted,
-        listing: Listing,
-        supabase_hides: bool,
-    ) -> Result<Merged, ServiceError> {
-        let mut unavailable = Vec::new();
-        let supabase = match listing.primary {
-            Ok(objects) => Some(objects),
-            Err(PrimaryError::NotConfigured) => None,
-            Err(error) => {
-                tracing::info!(error = %chain(&error), "answering without the cloud");
-                unavailable.push(StoreKind::Supabase);
-                None
-            }
-        };
-        let local = listing.fallback?;
-        let sources = Sources { recordings, deleted, supabase, supabase_hides, local };
-        Ok(Merged { rows: merge(sources), unavailable })
-    }
+fn merge_listing(
+    recordings: Vec<Recording>,
+    deleted: Deleted,
+    listing: Listing,
+    supabase_hides: bool,
+) -> Merged {
+    let mut unavailable = Vec::new();
+    let supabase = match listing.primary {
+        Ok(objects) => Some(objects),
+        Err(PrimaryError::NotConfigured) => None,
+        Err(error) => {
+            tracing::info!(error = %chain(&error), "answering without the cloud");
+            unavailable.push(StoreKind::Supabase);
+            None
+        }
+    };
+    let (local, disk_error) = match listing.fallback {
+        Ok(files) => (files, None),
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "answering without the local disk");
+            unavailable.push(StoreKind::Local);
+            (Vec::new(), Some(error))
+        }
+    };
+    let local_unasked = disk_error.is_some();
+    let sources = Sources { recordings, deleted, supabase, supabase_hides, local, local_unasked };
+    Merged { rows: merge(sources), unavailable, disk_error }
 }

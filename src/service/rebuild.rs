@@ -18,7 +18,7 @@ use crate::storage::{ListScope, StorageError, chain};
 const TAKEN_IN: &str = "bucket_taken_in";
 
 /// A file that changed more recently may still be being copied here.
-pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(30);
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// A directory that changed more recently may change again within the same tick of its clock.
 pub(super) const TICK: Duration = Duration::from_secs(3);
@@ -35,6 +35,12 @@ const TAKE_IN: usize = 100;
 
 /// Objects that are asked for at once.
 const AT_ONCE: usize = 8;
+
+/// Whether a file that was written to at `modified_at` has settled. A time that is still to come was set by somebody and says
+/// nothing; should it change all the same, it is followed.
+pub(super) fn has_settled(modified_at: OffsetDateTime, now: OffsetDateTime) -> bool {
+    modified_at <= now - SETTLED_AFTER || modified_at > now
+}
 
 /// Sessions on the local disk of which every file was known, with when their directories had changed.
 #[derive(Default)]
@@ -71,7 +77,7 @@ impl Services {
                     continue;
                 }
             };
-            let (new, all_known) = self.adopt_files(files, now - SETTLED_AFTER).await?;
+            let (new, all_known) = self.adopt_files(files, now).await?;
             adopted += new;
             match changed_at.filter(|at| all_known && *at < now - TICK) {
                 Some(at) => seen.sessions.insert(session, at),
@@ -130,14 +136,14 @@ impl Services {
     async fn adopt_files(
         &self,
         files: Vec<StoredObject>,
-        settled: OffsetDateTime,
+        now: OffsetDateTime,
     ) -> Result<(u64, bool), ServiceError> {
         let (mut adopted, mut all_known) = (0, true);
         for batch in files.chunks(BATCH) {
             let names = self.catalog.names(&keys(batch)).await?;
             let unknown = batch.iter().filter(|file| names.lack(&file.key));
             let (local, fresh): (Vec<_>, Vec<_>) =
-                unknown.cloned().partition(|file| file.modified_at <= settled);
+                unknown.cloned().partition(|file| has_settled(file.modified_at, now));
             all_known &= fresh.is_empty() && names.reserved.is_empty();
             let rows = merge(Sources { deleted: names.deleted, local, ..Sources::default() });
             adopted += self.adopt(rows.into_iter().map(|row| row.recording).collect()).await?;
@@ -159,7 +165,7 @@ impl Services {
     }
 
     /// Gives every object in the bucket that the catalogue does not know a row, with what the gateway once left with
-    /// it. `None` if the cloud could not be asked about all of them; what was taken in until then stays. Safe to drop
+    /// it. `None` if a store could not be asked about all of them; what was taken in until then stays. Safe to drop
     /// and to repeat.
     pub async fn adopt_cloud(&self) -> Result<Option<u64>, ServiceError> {
         let (mut cursor, mut adopted, mut all_asked) = (None, 0, true);
@@ -170,7 +176,7 @@ impl Services {
                 let (new, asked) = self.adopt_objects(batch).await?;
                 adopted += new;
                 match asked {
-                    Ok(()) => {}
+                    Ok(all_here) => all_asked &= all_here,
                     // There is no use in going on.
                     Err(PrimaryError::LeftAlone { .. } | PrimaryError::NotConfigured) => return Ok(None),
                     Err(PrimaryError::Failed(_)) => all_asked = false,
@@ -183,11 +189,12 @@ impl Services {
         }
     }
 
-    /// Takes in those that a gateway sent and that are not known. Also says why one could not be asked for.
+    /// Takes in those that a gateway sent and that are not known. Also says whether this disk could be asked for all of them,
+    /// or why the cloud could not.
     async fn adopt_objects(
         &self,
         objects: &[StoredObject],
-    ) -> Result<(u64, Result<(), PrimaryError>), ServiceError> {
+    ) -> Result<(u64, Result<bool, PrimaryError>), ServiceError> {
         let names = self.catalog.names(&keys(objects)).await?;
         let unknown: Vec<ObjectKey> = keys(objects).into_iter().filter(|key| names.lack(key)).collect();
         // A list does not tell what travels with an object; the object itself does. What carries no upload id was put
@@ -195,7 +202,7 @@ impl Services {
         let mut heads = futures_util::stream::iter(unknown)
             .map(|key| async move { self.stores.head_primary(&key).await })
             .buffer_unordered(AT_ONCE);
-        let (mut supabase, mut local, mut asked) = (Vec::new(), Vec::new(), Ok(()));
+        let (mut supabase, mut local, mut asked, mut all_here) = (Vec::new(), Vec::new(), Ok(()), true);
         while let Some(found) = heads.next().await {
             match found {
                 Ok(found) => supabase.extend(found.filter(|object| object.upload_id.is_some())),
@@ -204,12 +211,19 @@ impl Services {
             }
         }
         for object in &supabase {
-            local.extend(self.stores.fallback().head(&object.key).await?);
+            match self.stores.fallback().head(&object.key).await {
+                Ok(file) => local.extend(file),
+                // One directory that cannot be read keeps nothing in the bucket from being known.
+                Err(error) => {
+                    tracing::warn!(object.key = %object.key, error = %chain(&error), "whether this disk has a copy cannot be seen");
+                    all_here = false;
+                }
+            }
         }
         let sources =
             Sources { deleted: names.deleted, supabase: Some(supabase), local, ..Sources::default() };
         let in_cloud = merge(sources).into_iter().map(|row| row.recording).filter(|row| row.stores.supabase);
-        Ok((self.adopt(in_cloud.collect()).await?, asked))
+        Ok((self.adopt(in_cloud.collect()).await?, asked.map(|()| all_here)))
     }
 
     /// Deletes objects that a gateway sent and that landed after their recording was deleted. A name that was deleted

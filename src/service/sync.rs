@@ -14,10 +14,10 @@ use sha2::Sha256;
 use time::OffsetDateTime;
 
 use super::delete::PrimaryOrService;
-use super::rebuild::SETTLED_AFTER;
+use super::rebuild::has_settled;
 use super::work::{Setback, Tried};
 use super::{ServiceError, Services, Verify};
-use crate::catalog::Job;
+use crate::catalog::{Job, Mend};
 use crate::domain::{ContentDigest, Durability, ObjectKey, Recording, StoreKind, StoreSet};
 use crate::storage::tiered::{PrimaryError, Waiting};
 use crate::storage::{Kind, ObjectMeta, ResumePoint, StorageError, chain};
@@ -27,16 +27,20 @@ const PLACED_AFTER: Duration = Duration::from_secs(60);
 /// A recording that the cloud damaged so often waits until somebody looks at it.
 const REPLACED_AT_MOST: i64 = 5;
 
+const FOREIGN: &str = "the bucket has another object of this name";
+const HIDDEN: &str =
+    "the bucket says that this name is taken and shows no object; the key may lack the right to read";
+
 impl Services {
     /// Brings one recording to the cloud. If it is deleted meanwhile, whatever may have arrived is deleted too.
     pub(super) async fn sync_recording(&self, job: &Job, key: &ObjectKey) -> Result<Tried, PrimaryOrService> {
         let Some(recording) = self.catalog.get(key).await.map_err(ServiceError::from)? else {
             return Ok(Tried::Done);
         };
-        if recording.stores.supabase {
-            return self.let_local_go(&recording).await;
-        }
         let point = JobPoint::of(self, job);
+        if recording.stores.supabase {
+            return self.let_local_go(&recording, &point).await;
+        }
         let tried = self.send_recording(&recording, &point).await;
         if self.catalog.get(key).await.map_err(ServiceError::from)?.is_none() {
             return self.delete_what_arrived(key).await;
@@ -68,8 +72,7 @@ impl Services {
         let file = self.stores.fallback().head(key).await.map_err(ServiceError::from)?;
         let (mut recording, follows) = (recording.clone(), recording.follows_its_file());
         if let Some(file) = &file {
-            let age = OffsetDateTime::now_utc() - file.modified_at;
-            if follows && !age.is_negative() && age < SETTLED_AFTER {
+            if follows && !has_settled(file.modified_at, OffsetDateTime::now_utc()) {
                 return Ok(Setback::here("the local file is still being written"));
             }
             self.follow_file(&mut recording, file).await?;
@@ -115,9 +118,13 @@ impl Services {
                     return Ok(changed());
                 }
                 // Other bytes of this name; the same bytes, sent by somebody else, will do.
-                if !self.same_in_cloud(key, recording, &local).await? {
-                    let reason = "the bucket has another object of this name";
-                    self.catalog.park(key, reason, &self.origin).await.map_err(ServiceError::from)?;
+                let same = self.same_in_cloud(key, recording, &local).await?;
+                if same != Some(true) {
+                    let parked = match same {
+                        None => self.catalog.park_for_now(key, HIDDEN, &self.origin).await,
+                        Some(_) => self.catalog.park(key, FOREIGN, &self.origin).await,
+                    };
+                    parked.map_err(ServiceError::from)?;
                     return Ok(Tried::Parked);
                 }
             }
@@ -197,7 +204,11 @@ impl Services {
     }
 
     /// Removes the local copy of a recording that the cloud has: the end of a sync that was interrupted.
-    async fn let_local_go(&self, recording: &Recording) -> Result<Tried, PrimaryOrService> {
+    async fn let_local_go(
+        &self,
+        recording: &Recording,
+        point: &JobPoint<'_>,
+    ) -> Result<Tried, PrimaryOrService> {
         if self.rules.keep_local || !recording.stores.local {
             return Ok(Tried::Done);
         }
@@ -207,8 +218,39 @@ impl Services {
         if let Some(sha256) = recording.sha256.filter(|sha256| *sha256 != local.sha256) {
             return self.set_damaged_aside(recording, sha256).await;
         }
-        let durability = self.compare_in_cloud(&recording.key, recording, &local).await?;
+        let durability = match self.compare_in_cloud(&recording.key, recording, &local).await {
+            Err(error) if error.is_mismatch() => {
+                let whole = source.complete_size() == Some(recording.size_bytes);
+                return self.send_again(recording, whole, point, error).await;
+            }
+            compared => compared?,
+        };
         self.settle_synced(&recording.key, local.sha256, durability).await
+    }
+
+    /// The cloud copy went, or is another, and the local one is what was stored: the row says so, and it is sent again.
+    /// Where the row has no digest nobody knows which of two different copies is right; then nothing is changed.
+    async fn send_again(
+        &self,
+        recording: &Recording,
+        whole: bool,
+        point: &JobPoint<'_>,
+        error: PrimaryError,
+    ) -> Result<Tried, PrimaryOrService> {
+        let known = recording.sha256.is_some() || self.stores.head_primary(&recording.key).await?.is_none();
+        if !whole || !known {
+            return Ok(Setback::here(&chain(&error)));
+        }
+        let (stores, durability) = (StoreSet::only(StoreKind::Local), Durability::Local);
+        let detail = "the cloud had no good copy; it is sent again";
+        let mend = Mend { before: recording, stores, durability, sync: true, found: None, detail };
+        let mended = self.even_when_full(|| self.catalog.mend(mend, &self.origin)).await;
+        if !mended.map_err(ServiceError::from)? {
+            return Ok(Setback::here("its row was changed meanwhile"));
+        }
+        tracing::warn!(object.key = %recording.key, error = %chain(&error), "{detail}");
+        let recording = Recording { stores, durability, ..recording.clone() };
+        self.send_recording(&recording, point).await
     }
 
     /// A crash came between the removal of the local copy and its note.
@@ -285,17 +327,16 @@ impl Services {
         Ok(Tried::Done)
     }
 
+    /// Whether the cloud has these bytes under this name; `None` if it shows nothing there.
     async fn same_in_cloud(
         &self,
         key: &ObjectKey,
         recording: &Recording,
         local: &Digests,
-    ) -> Result<bool, PrimaryError> {
-        let Some(object) = self.stores.head_primary(key).await? else { return Ok(false) };
-        if object.size_bytes != recording.size_bytes {
-            return Ok(false);
-        }
-        Ok(self.read_back(key).await? == local.sha256)
+    ) -> Result<Option<bool>, PrimaryError> {
+        let Some(object) = self.stores.head_primary(key).await? else { return Ok(None) };
+        let same_size = object.size_bytes == recording.size_bytes;
+        Ok(Some(same_size && self.read_back(key).await? == local.sha256))
     }
 
     async fn compare_in_cloud(

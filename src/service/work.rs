@@ -2,8 +2,9 @@
 //! is tried again is the runner's business; how a recording is brought to the cloud is in `sync`, how it is deleted in
 //! `delete`.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
@@ -11,8 +12,11 @@ use super::delete::PrimaryOrService;
 use super::{ServiceError, Services};
 use crate::catalog::{CatalogError, Job, JobKind, QueueSyncs, Work};
 use crate::domain::recording::micros;
-use crate::domain::{ObjectKey, StoreKind};
-use crate::storage::chain;
+use crate::domain::{ObjectKey, StoreKind, backoff};
+use crate::storage::{LONGEST_RETRY_AFTER, chain};
+
+/// How far the clocks of gateways on one catalogue may be apart.
+const CLOCKS_APART: Duration = Duration::from_secs(3600);
 
 /// How a try ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,7 +52,10 @@ impl Setback {
 impl From<PrimaryOrService> for Setback {
     fn from(error: PrimaryOrService) -> Self {
         let (at_least, by_cloud) = match &error {
-            PrimaryOrService::Primary(error) => (error.retry_after(), error.may_heal()),
+            // One bad copy is no failure of the cloud that its next success makes good.
+            PrimaryOrService::Primary(error) => {
+                (error.retry_after(), error.may_heal() && !error.is_mismatch())
+            }
             PrimaryOrService::Service(_) => (None, false),
         };
         Self { reason: chain(&error), at_least, by_cloud }
@@ -60,19 +67,26 @@ impl From<PrimaryOrService> for Setback {
 pub struct PutOff {
     /// Jobs wait because the cloud failed, and it has taken nothing since.
     by_cloud: AtomicBool,
-    /// Until when the cloud asked to be left alone, microseconds since 1970 UTC.
-    not_before_us: AtomicI64,
+    /// Until when the cloud asked to be left alone; not by the clock on the wall, which may be set.
+    not_before: Mutex<Option<Instant>>,
 }
 
 impl PutOff {
-    /// A job was put off until `run_at_us`.
-    pub fn note(&self, setback: &Setback, run_at_us: i64) {
-        if setback.at_least.is_some() {
-            self.not_before_us.fetch_max(run_at_us, Ordering::Relaxed);
+    /// A job was put off.
+    pub fn note(&self, setback: &Setback) {
+        if let Some(at_least) = setback.at_least {
+            let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+            *not_before = (*not_before).max(Some(Instant::now() + at_least));
         }
         if setback.by_cloud {
             self.by_cloud.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// How long the cloud still wants to be left alone.
+    fn rest(&self) -> Duration {
+        let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
+        not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -82,6 +96,12 @@ impl Services {
     pub async fn queue_unsynced(&self) -> Result<(), ServiceError> {
         self.queue(QueueSyncs { in_both: !self.rules.keep_local, for_now: true, ..QueueSyncs::default() })
             .await
+    }
+
+    /// Leaves a job for everything that should be in the cloud and is not, and for whose wait there is no reason: there should
+    /// be none, and one that there is would wait for the next start. Safe to drop and to repeat.
+    pub async fn queue_forgotten(&self) -> Result<(), ServiceError> {
+        self.queue(QueueSyncs::default()).await
     }
 
     /// Takes up what the cloud refused: it takes other recordings now than it did. Safe to drop and to repeat.
@@ -174,12 +194,41 @@ impl Services {
 
     /// Makes what waits due soon, but not before the time the cloud asked for is over. Safe to drop and to repeat.
     pub async fn hurry_jobs(&self) {
-        let now = micros(OffsetDateTime::now_utc()).max(self.put_off.not_before_us.load(Ordering::Relaxed));
-        match self.catalog.hurry_jobs(now).await {
+        let soonest = OffsetDateTime::now_utc() + self.put_off.rest();
+        match self.catalog.hurry_jobs(micros(soonest)).await {
             Ok(()) => self.bell.send_replace(()),
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "what waits for the cloud waits its time");
             }
         }
+    }
+    /// Sets right what a clock that was ahead put off or leased further than `interval` and `lease` allow. Safe to drop and
+    /// to repeat.
+    pub async fn heed_the_clock(&self, interval: Duration, lease: Duration) -> Result<(), CatalogError> {
+        let longest = backoff::LONGEST_PAUSE.max(interval).max(LONGEST_RETRY_AFTER).max(lease);
+        let now = OffsetDateTime::now_utc();
+        let [now_us, furthest_us, lease_us] = [now, now + longest + CLOCKS_APART, now + lease].map(micros);
+        if self.catalog.pull_in_jobs(now_us, furthest_us, lease_us).await? {
+            tracing::warn!("the clock was ahead and is not any more; what was put off by it is due now");
+            self.bell.send_replace(());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_rest_that_was_asked_for_counts() {
+        let put_off = PutOff::default();
+        assert_eq!(put_off.rest(), Duration::ZERO);
+        let asked = |at_least| Setback { reason: String::new(), at_least, by_cloud: false };
+        for seconds in [60, 5] {
+            put_off.note(&asked(Some(Duration::from_secs(seconds))));
+        }
+        put_off.note(&asked(None));
+        assert!(put_off.rest() > Duration::from_secs(50) && put_off.rest() <= Duration::from_secs(60));
     }
 }

@@ -45,6 +45,8 @@ struct Open {
     cause: String,
     until: Instant,
     pause: Duration,
+    /// Until when the store asked to be left alone.
+    asked_until: Option<Instant>,
     /// When the running try began; it counts as failed if nobody reports within a pause.
     trying_since: Option<Instant>,
 }
@@ -76,6 +78,11 @@ impl Breaker {
         self.open.as_ref().is_none_or(|open| now >= open.until && !open.is_being_tried(now))
     }
 
+    /// Whether the store itself said that it wants to be left alone now.
+    pub fn is_asked_to_wait(&self, now: Instant) -> bool {
+        self.open.as_ref().and_then(|open| open.asked_until).is_some_and(|until| now < until)
+    }
+
     /// A request ended without saying anything about the store: its place, if it was a try, is free again.
     pub fn gave_up(&mut self) {
         if let Some(open) = &mut self.open {
@@ -102,6 +109,7 @@ impl Breaker {
                     open.until = now + open.pause;
                 }
                 open.until = asked_until.map_or(open.until, |until| until.max(open.until));
+                open.asked_until = open.asked_until.max(asked_until);
                 open.cause = cause.to_owned();
                 false
             }
@@ -113,7 +121,8 @@ impl Breaker {
                     Some(until) => until.max(now + pause),
                     None => now + pause,
                 };
-                self.open = Some(Open { cause: cause.to_owned(), until, pause, trying_since: None });
+                self.open =
+                    Some(Open { cause: cause.to_owned(), until, pause, asked_until, trying_since: None });
                 true
             }
             None => false,
@@ -234,10 +243,12 @@ mod tests {
         assert!(breaker.failed(t, "429", false, Some(minute)), "one is enough");
         assert_eq!(breaker.retry_after(t), Some(minute));
         assert_eq!(breaker.admit(t + PAUSE), Admission::Refused);
+        assert!(breaker.is_asked_to_wait(t + PAUSE) && !breaker.is_asked_to_wait(t + minute));
         // Others that were under way are told the same, or longer.
         breaker.failed(t, "429", false, Some(2 * minute));
         breaker.failed(t, "500", false, None);
         assert_eq!(breaker.retry_after(t), Some(2 * minute));
+        assert!(breaker.is_asked_to_wait(t + minute), "for the longest time that was asked for");
         assert_eq!(breaker.admit(t + 2 * minute), Admission::Try);
         assert!(breaker.succeeded());
         assert!(breaker.failed(t, "429", false, Some(Duration::from_secs(1))));

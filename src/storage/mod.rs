@@ -6,7 +6,7 @@
 pub mod breaker;
 pub mod cache;
 mod error;
-pub use error::chain;
+pub use error::{LONGEST_RETRY_AFTER, chain};
 mod exact;
 pub mod local;
 pub mod memory;

@@ -30,7 +30,7 @@ enum Found {
 /// `background` the source is complete, and a try takes up where the one before was broken off.
 ///
 /// # Errors
-/// [`Kind::AlreadyExists`]: the name holds somebody else's object; take another. For all others
+/// [`Kind::AlreadyExists`]: the name holds somebody else's object, and nothing of ours; take another. For all others
 /// [`StorageError::outcome`] says whether the object may appear in the store nevertheless.
 pub(super) async fn push(
     store: &dyn ObjectStore,
@@ -44,6 +44,8 @@ pub(super) async fn push(
     let mut pause = FIRST_PAUSE;
     // Once unknown, unknown until the store was asked.
     let mut may_be_there = false;
+    // A try of ours was taken, or may have been: a store that shows nothing then may hide it.
+    let mut sent = false;
     for tries_left in (0..MOST_TRIES).rev() {
         let attempt = if may_be_there {
             confirm(store, key, source, meta).await
@@ -53,7 +55,10 @@ pub(super) async fn push(
                 None => store.put(key, source, known_size, meta).await,
             };
             match put {
-                Ok(()) => confirm(store, key, source, meta).await.map_err(|e| e.unknown_if(true)),
+                Ok(()) => {
+                    sent = true;
+                    confirm(store, key, source, meta).await.map_err(|e| e.unknown_if(true))
+                }
                 Err(error) if error.kind == Kind::AlreadyExists => {
                     // Perhaps by an earlier attempt of ours whose answer was lost.
                     match look(store, key, source, meta).await {
@@ -62,11 +67,16 @@ pub(super) async fn push(
                         Ok(Found::OursButWrong(_)) if source.complete_size().is_some() => {
                             confirm(store, key, source, meta).await
                         }
+                        // The next name would be the next copy.
+                        Ok(Found::Nothing) if sent => Err(hidden(store)),
                         Ok(_) => Err(error),
                         Err(asking) => Err(asking.unknown_if(true)),
                     }
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    sent |= error.outcome == Outcome::Unknown;
+                    Err(error)
+                }
             }
         };
         let error = match attempt {
@@ -81,7 +91,9 @@ pub(super) async fn push(
         }
         let worth_it = if error.blames_store() { go_on(&error) } else { true };
         if error.retry() != Retry::Soon || !worth_it || tries_left == 0 {
-            return Err(error.unknown_if(may_be_there));
+            // Where somebody else's object is there is none of ours.
+            let may_be_hidden = sent && error.kind != Kind::AlreadyExists;
+            return Err(error.unknown_if(may_be_there || may_be_hidden));
         }
         tracing::debug!(object.key = %key, error = %super::chain(&error), "sending to the cloud failed; trying again");
         tokio::time::sleep(pause).await;
@@ -111,6 +123,11 @@ async fn confirm(
             Err(StorageError::certain(store.kind(), Kind::AlreadyExists, "another writer has this name"))
         }
     }
+}
+
+fn hidden(store: &dyn ObjectStore) -> StorageError {
+    let detail = "it took the object and does not show it; the key may lack the right to read";
+    StorageError::certain(store.kind(), Kind::Mismatch, detail).unknown_if(true)
 }
 
 async fn look(

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -115,13 +115,17 @@ impl PrimaryError {
 /// Who waits for a transfer to the primary.
 #[derive(Clone, Copy)]
 pub enum Waiting<'a> {
-    /// A client: the transfer gets `patience` after the source is complete.
-    Client,
+    /// A client: the transfers that share this have `patience` together after the source is complete.
+    Client(&'a Deadline),
     /// Nobody, and the source is complete: it takes the time it takes, as long as bytes move, goes at the pace of the
     /// background, and continues where this says that an earlier one was broken off. Without a point it continues
     /// within the call only.
     Nobody(Option<&'a dyn ResumePoint>),
 }
+
+/// Until when a client waits: known as soon as its transfer sees that the source is complete.
+#[derive(Default)]
+pub struct Deadline(OnceLock<tokio::time::Instant>);
 
 /// Both stores' objects of a scope.
 pub struct Listing {
@@ -285,6 +289,13 @@ impl TieredStore {
         (!reads.would_admit(Instant::now())).then(|| left_alone(&reads))
     }
 
+    /// Whether the primary said that it wants to be left alone, and that time is not over.
+    pub fn primary_wants_rest(&self) -> bool {
+        let now = Instant::now();
+        let wants_rest = |breaker: &Mutex<Breaker>| lock(breaker).is_asked_to_wait(now);
+        self.primary.as_ref().is_some_and(|p| wants_rest(&p.reads) || wants_rest(&p.writes))
+    }
+
     /// Stores and confirms an object in the primary, following `source` while it grows. Safe to drop: the outcome is
     /// then unknown.
     pub async fn put_primary(
@@ -300,7 +311,7 @@ impl TieredStore {
         let leave = Leave::ask(&primary.writes)?;
         let accepted = || leave.accepted();
         let (background, _client) = match waiting {
-            Waiting::Client => (None, Some(self.pacer.client_transfer())),
+            Waiting::Client(_) => (None, Some(self.pacer.client_transfer())),
             Waiting::Nobody(resume) => {
                 let resume = resume.unwrap_or(&for_this_call);
                 (Some(Background { resume, pacer: &self.pacer, accepted: &accepted }), None)
@@ -482,8 +493,9 @@ enum Over {
 async fn out_of_patience(source: &SpoolReader, patience: Duration, waiting: Waiting<'_>) -> Over {
     match (source.completed().await, waiting) {
         (Err(_), _) => Over::Abandoned,
-        (Ok(_), Waiting::Client) => {
-            tokio::time::sleep(patience).await;
+        (Ok(_), Waiting::Client(deadline)) => {
+            let until = deadline.0.get_or_init(|| tokio::time::Instant::now() + patience);
+            tokio::time::sleep_until(*until).await;
             Over::Patience
         }
         (Ok(_), Waiting::Nobody(_)) => std::future::pending().await,

@@ -192,6 +192,8 @@ async fn killed_while_it_waits_for_the_cloud() {
         };
         tokio::join!(client, kill);
         rig.cloud().clear_faults();
+        // Once more, while it is being taken up.
+        assert!(start_under(&rig, &Plan::nth(Action::KillBefore, 1).of("flushes", "spool")).await);
         let process = rig.start();
         let list: serde_json::Value =
             rig.ledger.json(&process.url, &format!("/recordings/{session}/list")).await;

@@ -11,7 +11,7 @@ use crate::support::cloud::{
     BUCKET, PATIENT, dripping_form, reaches_the_bucket, rows, seen_uploads, uploads,
 };
 use crate::support::eventually;
-use crate::support::fake_supabase::{BucketSpec, Canned, FakeSupabase, Fault, Matcher};
+use crate::support::fake_supabase::{BucketSpec, Canned, FakeSupabase, Fault, Matcher, SeenRequest};
 use crate::support::gateway::{Gateway, file_part};
 use crate::support::media::{sha256, webm};
 
@@ -304,6 +304,30 @@ async fn the_breaker_closes_when_the_cloud_is_back() {
     let (_, answer) = gateway.upload("s", webm(1000, 9)).await;
     assert_eq!(answer["durability"], "cloud", "{answer}");
     eventually("all is well", async || gateway.get_json("/readyz").await["status"] == "ready").await;
+    gateway.stop().await;
+}
+
+/// reliability 22
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_asks_for_time_is_not_even_asked_how_it_is() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, PATIENT).await;
+    eventually("the start is over", async || {
+        gateway.services.catalog.fact("bucket_taken_in").await.unwrap().is_some()
+    })
+    .await;
+    cloud.forget_requests();
+    cloud.fault(Fault::slow_down(Some(4)), uploads().times(1));
+    let began = std::time::Instant::now();
+    let bytes = webm(5000, 1);
+    let (_, answer) = gateway.upload("s", bytes.clone()).await;
+    assert_eq!(answer["durability"], "local");
+    let is_upload = |r: &SeenRequest| r.path.contains("/object/interview-recordings/");
+    let refused = cloud.requests().iter().position(is_upload).expect("it was asked to wait");
+    eventually("something is sent again", async || cloud.requests().len() > refused + 1).await;
+    let next = &cloud.requests()[refused + 1];
+    assert!(began.elapsed() >= Duration::from_millis(3900), "{:?}: {next:?}", began.elapsed());
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
     gateway.stop().await;
 }
 

@@ -1,11 +1,25 @@
 //! Both stores and the catalogue as one list, whatever can be asked.
 
 use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
+use recording_gateway::domain::merge::StoredObject;
+use recording_gateway::domain::page::PageRequest;
+use recording_gateway::domain::{ObjectKey, SessionId, StoreKind, StoreSet};
+use recording_gateway::service::{ServiceError, Services};
+use recording_gateway::spool::SpoolReader;
+use recording_gateway::storage::memory::MemoryStore;
+use recording_gateway::storage::pace::Pacer;
+use recording_gateway::storage::supabase::{Access, SupabaseStore};
+use recording_gateway::storage::tiered::{PrimaryError, TieredStore};
+use recording_gateway::storage::{Kind, ListScope, ObjectMeta, ObjectStore, OpenObject, Probe, StorageError};
 use serde_json::Value;
 
 use crate::support::cloud::{BUCKET, PATIENT, rows, uploads};
-use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
+use crate::support::fake_supabase::{Canned, FakeSupabase, Fault, Matcher};
 use crate::support::gateway::Gateway;
 use crate::support::media::{sha256, webm};
 use crate::support::{aged, eventually};
@@ -221,6 +235,34 @@ async fn a_list_that_is_cut_short_or_does_not_get_on_hides_nothing_known() {
     gateway.stop().await;
 }
 
+/// A list whose cursors come back to where they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_goes_in_a_circle_is_given_up() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::local().await;
+    let services = on_other_stores(&gateway, &cloud, MemoryStore::new(StoreKind::Local));
+    let page = |next: &str, name: &str| {
+        let object = serde_json::json!({"name": name, "metadata": {"size": 1, "mimetype": "video/webm"}});
+        let body =
+            serde_json::json!({"hasNext": true, "nextCursor": next, "folders": [], "objects": [object]});
+        Fault::Status(Canned::json(200, &body))
+    };
+    for _ in 0..10 {
+        for (next, name) in [("A", "s/a.webm"), ("B", "s/b.webm")] {
+            cloud.fault(page(next, name), Matcher::any().path("/object/list-v2/").times(1));
+        }
+    }
+    let listing = services.stores.list(&ListScope::Session(SessionId::parse("s").unwrap())).await;
+    assert!(matches!(listing.primary, Err(PrimaryError::Failed(error)) if error.kind == Kind::Nonsense));
+    assert_eq!(cloud.requests().len(), 3, "the third page brings nothing new");
+    // An empty page that is not the last would be asked for ever too.
+    cloud.clear_faults();
+    let empty = serde_json::json!({"hasNext": true, "nextCursor": "A", "folders": [], "objects": []});
+    cloud.fault(Fault::Status(Canned::json(200, &empty)), Matcher::any().path("/object/list-v2/"));
+    assert!(services.stores.primary_page(&ListScope::Everything, None).await.is_err());
+    gateway.stop().await;
+}
+
 /// reliability 4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loss_is_not_hidden() {
@@ -407,5 +449,112 @@ async fn what_was_taken_in_stays_when_the_rest_cannot_be_asked_for() {
     assert!(gateway.services.catalog.fact("bucket_taken_in").await.unwrap().is_none());
     fault.remove();
     eventually("it has one too, once it can be seen", async || rows().await == 3).await;
+    gateway.stop().await;
+}
+
+/// A disk with one directory that its gateway may not read.
+struct Locked(MemoryStore);
+
+impl Locked {
+    fn may_read(&self, session: &SessionId) -> Result<(), StorageError> {
+        let refused = || StorageError::disk(std::io::ErrorKind::PermissionDenied.into(), "cannot look");
+        if session.as_str() == "locked" { Err(refused()) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Locked {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Local
+    }
+
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        source: &SpoolReader,
+        known_size: Option<u64>,
+        meta: &ObjectMeta,
+    ) -> Result<(), StorageError> {
+        self.0.put(key, source, known_size, meta).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError> {
+        self.may_read(&key.session)?;
+        self.0.head(key).await
+    }
+
+    async fn open(
+        &self,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<OpenObject>, StorageError> {
+        self.may_read(&key.session)?;
+        self.0.open(key, range).await
+    }
+
+    async fn list(&self, scope: &ListScope) -> Result<Vec<StoredObject>, StorageError> {
+        if let ListScope::Session(session) = scope {
+            self.may_read(session)?;
+        }
+        self.0.list(scope).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<bool, StorageError> {
+        self.0.delete(key).await
+    }
+
+    async fn rename(&self, from: &ObjectKey, to: &ObjectKey) -> Result<(), StorageError> {
+        self.0.rename(from, to).await
+    }
+
+    async fn probe(&self) -> Result<Probe, StorageError> {
+        self.0.probe().await
+    }
+}
+
+/// The gateway's use cases with another local disk, and the cloud that it does not have.
+fn on_other_stores(gateway: &Gateway, cloud: &FakeSupabase, disk: impl ObjectStore + 'static) -> Services {
+    let soon = Duration::from_secs(10);
+    let access = Access {
+        base: url::Url::parse(&cloud.url()).unwrap(),
+        key: cloud.service_key(),
+        bucket: BUCKET.to_owned(),
+        connect_timeout: soon,
+        idle_timeout: soon,
+        question_timeout: soon,
+        resumable_from: 1_000_000,
+        patch_bytes: 1_000_000,
+    };
+    let bucket: Arc<dyn ObjectStore> = Arc::new(SupabaseStore::new(access, true, None).unwrap());
+    let stores = TieredStore::new(Some(bucket), Arc::new(disk), soon, (3, soon), soon, Pacer::new(0));
+    Services { stores: Arc::new(stores), ..gateway.services.clone() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_cannot_be_read_keeps_nothing_in_the_bucket_from_being_known() {
+    let cloud = FakeSupabase::start().await;
+    for (key, upload) in [("locked/a.webm", "u1"), ("open/b.webm", "u2")] {
+        let sent = serde_json::json!({"upload_id": upload, "sha256": sha256(&webm(1000, 1))});
+        cloud.put_object_with(BUCKET, key, &webm(1000, 1), "video/webm", sent);
+    }
+    let gateway = Gateway::local().await;
+    let services = on_other_stores(&gateway, &cloud, Locked(MemoryStore::new(StoreKind::Local)));
+    assert_eq!(services.adopt_cloud().await.unwrap(), None, "not everything was asked");
+    assert_eq!(services.catalog.counts().await.unwrap().recordings, 2);
+    assert_eq!(services.adopt_cloud().await.unwrap(), Some(0));
+
+    let locked = SessionId::parse("locked").unwrap();
+    let page = PageRequest { limit: 10, after: None };
+    let page = services.list_recordings(&locked, &page).await.unwrap();
+    assert_eq!((page.rows.len(), page.unavailable), (1, vec![StoreKind::Local]));
+    let row = &page.rows[0];
+    assert_eq!((row.missing, row.recording.stores), (false, StoreSet::only(StoreKind::Supabase)));
+    assert!(!services.find(&row.recording.key).await.unwrap().missing);
+    assert_eq!(services.find_newest(&locked).await.unwrap().recording.key, row.recording.key);
+    // What cannot be seen cannot be called gone.
+    let unknown = ObjectKey::parse("locked/c.webm").unwrap();
+    assert!(matches!(services.find(&unknown).await, Err(ServiceError::Disk(_))));
+    assert!(matches!(services.delete_session(&locked).await, Err(ServiceError::Disk(_))));
+    assert_eq!(cloud.keys(BUCKET).len(), 2);
     gateway.stop().await;
 }

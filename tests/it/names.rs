@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::task::JoinSet;
 
-use crate::support::cloud::{BUCKET, reaches_the_bucket, rows};
+use crate::support::cloud::{BUCKET, dripping_form, reaches_the_bucket, rows, seen_uploads, uploads};
 use crate::support::eventually;
-use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
-use crate::support::gateway::Gateway;
+use crate::support::fake_supabase::{BucketSpec, Canned, FakeSupabase, Fault, Matcher, Policy, Right};
+use crate::support::gateway::{Gateway, cloud_settings};
 use crate::support::media::webm;
 
 /// 50 at once: every name is another, numbered without a gap within its second, and holds its own bytes.
@@ -157,5 +157,106 @@ async fn the_same_bytes_put_there_by_somebody_else_will_do() {
     cloud.put_object(BUCKET, path, &bytes, "video/webm");
     cloud.clear_faults();
     reaches_the_bucket(&gateway, &cloud, path, &bytes).await;
+    gateway.stop().await;
+}
+
+/// The one row of the session, once its sync has found out why it stays here.
+async fn parked_here(gateway: &Gateway, session: &str) -> serde_json::Value {
+    eventually("it says why it stays here", async || {
+        rows(gateway, session).await[0]["parked_reason"].is_string()
+    })
+    .await;
+    let mut rows = rows(gateway, session).await;
+    assert_eq!((rows.len(), &rows[0]["stores"]), (1, &serde_json::json!(["local"])), "{rows:?}");
+    rows.remove(0)
+}
+
+/// What it sends it cannot see, so it cannot tell it from somebody else's: the next name would be the next copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_write_and_not_read_leaves_one_object_and_an_answer() {
+    let cloud = FakeSupabase::start().await;
+    cloud.delete_bucket(BUCKET);
+    cloud.create_bucket(BucketSpec {
+        name: BUCKET.into(),
+        public: false,
+        file_size_limit: None,
+        allowed_mime_types: None,
+    });
+    let (bucket, rights) = (BUCKET.to_owned(), vec![Right::Insert]);
+    cloud.allow(Policy { role: "anon".into(), bucket, key_prefix: String::new(), rights });
+    for len in [1000, 6_000_000] {
+        let mut settings = cloud_settings(&cloud);
+        settings.extend([
+            ("supabase.key".to_owned(), cloud.anon_key()),
+            ("supabase.public".to_owned(), "false".to_owned()),
+        ]);
+        let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), settings).await;
+        let before = cloud.keys(BUCKET).len();
+        let upload = gateway.upload("s", webm(len, 1));
+        let (status, answer) = crate::support::gateway::within("the upload is answered", upload).await;
+        assert_eq!((status, &answer["durability"]), (200, &"local".into()), "{answer}");
+        let row = parked_here(&gateway, "s").await;
+        assert!(row["parked_reason"].as_str().unwrap().contains("right to read"), "{row}");
+        assert_eq!(cloud.keys(BUCKET).len(), before + 1);
+        gateway.stop().await;
+    }
+}
+
+/// A cloud that says of every name that it is taken, and shows nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_takes_no_name_is_asked_for_some_and_the_recording_stays_here() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("supabase.patience", "20s")]).await;
+    let taken = serde_json::json!({"statusCode": "409", "error": "Duplicate", "message": "The resource already exists"});
+    cloud.fault(Fault::Status(Canned::json(400, &taken)), uploads());
+    let upload = gateway.upload("s", webm(1000, 1));
+    let (status, answer) = crate::support::gateway::within("the upload is answered", upload).await;
+    assert_eq!((status, &answer["durability"]), (200, &"local".into()), "{answer}");
+    assert!(seen_uploads(&cloud).len() <= 101, "{}", seen_uploads(&cloud).len());
+    parked_here(&gateway, "s").await;
+    gateway.stop().await;
+}
+
+/// The same of a name that is wanted for an object which is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_that_renames_to_no_name_is_asked_for_some() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("supabase.patience", "20s")]).await;
+    let taken = serde_json::json!({"statusCode": "409", "error": "Duplicate", "message": "The resource already exists"});
+    let moves = Matcher::any().path("/object/move");
+    let renames = cloud.fault(Fault::Status(Canned::json(400, &taken)), moves);
+    let bytes = webm(6_000_000, 1);
+    let (pieces, form) = dripping_form();
+    pieces.send(bytes[..5_000_000].to_vec()).unwrap();
+    let rest = async {
+        eventually("it is under way", async || cloud.open_uploads() > 0).await;
+        pieces.send(bytes[5_000_000..].to_vec()).unwrap();
+        drop(pieces);
+    };
+    let upload = gateway.upload_form("s", form.text("recording_type", "scene"));
+    let upload = crate::support::gateway::within("the upload is answered", upload);
+    let ((status, answer), ()) = tokio::join!(upload, rest);
+    assert_eq!(status, 200, "{answer}");
+    assert!((2..=100).contains(&renames.hits()), "{}", renames.hits());
+    reaches_the_bucket(&gateway, &cloud, answer["file_path"].as_str().unwrap(), &bytes).await;
+    gateway.stop().await;
+}
+
+/// The time that a client waits is one for all names together.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_refusals_of_names_do_not_add_up() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    let taken = serde_json::json!({"statusCode": "409", "error": "Duplicate", "message": "The resource already exists"});
+    let slow = Canned::json(400, &taken).delay(std::time::Duration::from_millis(500));
+    cloud.fault(Fault::Status(slow), uploads());
+    let (status, answer) = gateway.upload("s", webm(1000, 1)).await;
+    assert_eq!((status, &answer["durability"]), (200, &"local".into()), "{answer}");
+    assert!(
+        seen_uploads(&cloud).len() <= 10,
+        "more than two seconds of them: {}",
+        seen_uploads(&cloud).len()
+    );
+    cloud.clear_faults();
     gateway.stop().await;
 }

@@ -272,3 +272,30 @@ async fn a_clock_that_was_ahead_puts_nothing_off_beyond_the_next_start() {
     eventually("it is in the bucket", async || cloud.keys(BUCKET).len() == 1).await;
     gateway.stop().await;
 }
+
+/// The same while it runs: the clock is set right, and what was put off by the wrong one does not wait a year.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_puts_nothing_off_for_long() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    let key = recording_gateway::domain::ObjectKey::parse("s/a.webm").unwrap();
+    let catalog = gateway.services.catalog.clone();
+    let pending = recording_gateway::domain::StoreSet::only(recording_gateway::domain::StoreKind::Supabase);
+    // A deletion that the runners do not get to: the cloud refuses it.
+    let fault = cloud.fault(Fault::policy_refusal(), crate::support::cloud::deletions());
+    cloud.put_object(BUCKET, "s/a.webm", b"bytes", "video/webm");
+    catalog.entomb(&[key], pending, &gateway.services.origin).await.unwrap();
+    let year_us = 365 * 86_400_000_000;
+    let now = recording_gateway::domain::recording::micros(time::OffsetDateTime::now_utc());
+    eventually("the job is put off for a year", async || {
+        let Some(job) = catalog.claim_job(now + year_us, 1_000_000, Work::All).await.unwrap() else {
+            return false;
+        };
+        catalog.postpone_job(&job, now + year_us, "the clock was ahead").await.unwrap();
+        true
+    })
+    .await;
+    fault.remove();
+    eventually("it is deleted", async || cloud.keys(BUCKET).is_empty()).await;
+    gateway.stop().await;
+}

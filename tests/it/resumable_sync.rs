@@ -9,7 +9,7 @@ use recording_gateway::spool::{Spool, SpoolReader};
 use recording_gateway::storage::memory::MemoryStore;
 use recording_gateway::storage::pace::Pacer;
 use recording_gateway::storage::supabase::{Access, SupabaseStore};
-use recording_gateway::storage::tiered::{PrimaryError, TieredStore, Waiting};
+use recording_gateway::storage::tiered::{Deadline, PrimaryError, TieredStore, Waiting};
 use recording_gateway::storage::{
     Background, ForThisCall, Kind, ObjectMeta, ObjectStore, Outcome, ResumePoint, StorageError,
 };
@@ -489,7 +489,8 @@ async fn the_background_keeps_to_its_rate_and_gives_way_to_clients() {
     );
     writer.push(&webm(600_000, 3)).await.unwrap();
     let (live, about) = (writer.reader(), meta(b"", "live"));
-    let put = stores.put_primary(&other, &live, None, &about, Waiting::Client);
+    let deadline = Deadline::default();
+    let put = stores.put_primary(&other, &live, None, &about, Waiting::Client(&deadline));
     let beside = async {
         let took = timed(&bench, &stores, 3_000_000).await;
         assert!(took >= Duration::from_millis(400), "it gives way: {took:?}");

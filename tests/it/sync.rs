@@ -126,6 +126,21 @@ async fn a_file_that_is_still_being_copied_is_left_alone() {
     gateway.stop().await;
 }
 
+/// A recorder whose clock is ahead, or an archive that kept such a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_a_time_to_come_is_taken_in_and_sent() {
+    let cloud = FakeSupabase::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (file, bytes) = (dir.path().join("recordings/old/talk.webm"), webm(3000, 1));
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, &bytes).unwrap();
+    let year = std::time::SystemTime::now() + Duration::from_secs(365 * 86_400);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(year).unwrap();
+    let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
+    reaches_the_bucket(&gateway, &cloud, "old/talk.webm", &bytes).await;
+    gateway.stop().await;
+}
+
 /// Drops a file and has it taken in, as if its writer had paused.
 async fn dropped(gateway: &Gateway, bytes: &[u8]) -> PathBuf {
     let file = gateway.recordings_dir().join("old/talk.webm");
@@ -375,6 +390,55 @@ async fn local_copies_that_went_or_rotted_are_settled() {
         eventually("its file is away", async || !gateway.recordings_dir().join(path).exists()).await;
         assert!(gateway.bytes(path).await == *bytes);
     }
+    gateway.stop().await;
+}
+
+/// The row says both, and the bucket lost its copy, or has another under the name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_copy_that_went_is_sent_again_before_the_local_one_goes() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("sync.keep_local", "true")]).await;
+    let mut kept = Vec::new();
+    cloud.fault(Fault::internal_error(), uploads());
+    for (session, seed) in [("gone", 1), ("short", 2), ("other", 3)] {
+        let bytes = webm(5000, seed);
+        let (_, answer) = gateway.upload(session, bytes.clone()).await;
+        kept.push((answer["file_path"].as_str().unwrap().to_owned(), bytes));
+    }
+    cloud.clear_faults();
+    let stores = async |gateway: &Gateway, path: &str| {
+        let row = gateway.services.catalog.get(&ObjectKey::parse(path).unwrap()).await.unwrap().unwrap();
+        (row.stores.supabase, row.stores.local, row.parked_reason.is_some())
+    };
+    for (path, _) in &kept {
+        eventually("it is in both places", async || stores(&gateway, path).await == (true, true, false))
+            .await;
+    }
+    let dir = gateway.stop().await;
+    let meta = cloud.object(BUCKET, &kept[1].0).unwrap().metadata;
+    for (path, _) in &kept {
+        cloud.remove_object(BUCKET, path);
+    }
+    cloud.put_object_with(BUCKET, &kept[1].0, b"short", "video/webm", meta);
+    cloud.put_object(BUCKET, &kept[2].0, &webm(5000, 9), "video/webm");
+    cloud.fault(Fault::internal_error(), uploads());
+    let gateway = Gateway::start_in(dir, cloud_settings(&cloud)).await;
+    for (path, bytes) in &kept {
+        eventually("it is known to be here only", async || {
+            let (supabase, local, _) = stores(&gateway, path).await;
+            (supabase, local) == (false, true)
+        })
+        .await;
+        assert!(gateway.bytes(path).await == *bytes);
+    }
+    cloud.clear_faults();
+    for (path, bytes) in &kept[..2] {
+        eventually("it is in the cloud", async || stores(&gateway, path).await == (true, false, false)).await;
+        assert!(cloud.object(BUCKET, path).unwrap().bytes == *bytes);
+    }
+    // Somebody else's object stays, and the recording beside it.
+    eventually("it is parked", async || stores(&gateway, &kept[2].0).await == (false, true, true)).await;
+    assert!(cloud.object(BUCKET, &kept[2].0).unwrap().bytes == webm(5000, 9));
     gateway.stop().await;
 }
 

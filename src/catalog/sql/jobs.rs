@@ -19,15 +19,15 @@ use crate::domain::{Filename, GatewayId, ObjectKey, SessionId, StoreSet};
 /// Why a recording whose sync was cancelled is not in the cloud.
 const CANCELLED: &str = "its sync was cancelled; retry the job to send it";
 
-struct NewJob<'a> {
-    kind: &'a str,
-    session: &'a str,
-    filename: &'a str,
-    gateway: Option<&'a GatewayId>,
-    parent: Option<&'a str>,
+pub(super) struct NewJob<'a> {
+    pub(super) kind: &'a str,
+    pub(super) session: &'a str,
+    pub(super) filename: &'a str,
+    pub(super) gateway: Option<&'a GatewayId>,
+    pub(super) parent: Option<&'a str>,
 }
 
-async fn insert(tx: &mut Tx, job: NewJob<'_>) -> Result<()> {
+pub(super) async fn insert(tx: &mut Tx, job: NewJob<'_>) -> Result<()> {
     sql(
         "INSERT INTO jobs (id, kind, session_id, filename, state, gateway, parent_id, attempts, created_at, run_at, leased_until)
          VALUES ($1, $2, $3, $4, 'open', $5, $6, 0, $7, $7, 0)
@@ -338,68 +338,6 @@ impl SqlCatalog {
             None => self.begin().await,
         }
     }
-
-    async fn queue_once(&self, which: QueueSyncs<'_>) -> Result<u64> {
-        let session = which.session.map_or("", |session| session.as_str());
-        let mut tx = self.begin().await?;
-        let rows = sql("SELECT session_id, filename, local_gateway FROM recordings r
-             WHERE ($1 = '' OR session_id = $1) AND local_gateway IS NOT NULL AND (in_supabase = 0 OR $2 = 1)
-                 AND (parked_reason IS NULL OR $3 = 1 OR ($4 = 1 AND parked_for_now = 1))
-                 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.kind = 'sync' AND j.session_id = r.session_id
-                                 AND j.filename = r.filename AND j.state = 'open')
-             ORDER BY uploaded_at, session_id, filename")
-        .bind(session)
-        .bind(i64::from(which.in_both))
-        .bind(i64::from(which.parked))
-        .bind(i64::from(which.for_now))
-        .fetch_all(&mut *tx)
-        .await?;
-        for row in &rows {
-            let (session, filename): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-            let holder = GatewayId(row.try_get(2)?);
-            let (session, filename) = (session.as_str(), filename.as_str());
-            let job =
-                NewJob { kind: "sync", session, filename, gateway: Some(&holder), parent: which.parent };
-            insert(&mut tx, job).await?;
-        }
-        if which.parked || which.for_now {
-            sql(
-                "UPDATE recordings SET parked_reason = NULL WHERE parked_reason IS NOT NULL AND ($1 = '' OR session_id = $1)
-                     AND in_supabase = 0 AND (parked_for_now = 1 OR $2 = 1)",
-            )
-            .bind(session)
-            .bind(i64::from(which.parked))
-            .execute(&mut *tx)
-            .await?;
-            // The new job takes the parked one's place.
-            sql(
-                "UPDATE jobs SET state = 'cancelled' WHERE kind = 'sync' AND state = 'parked' AND ($1 = '' OR session_id = $1)
-                     AND NOT EXISTS (SELECT 1 FROM recordings r WHERE r.session_id = jobs.session_id
-                         AND r.filename = jobs.filename AND parked_reason IS NOT NULL)",
-            )
-            .bind(session)
-            .execute(&mut *tx)
-            .await?;
-        }
-        if let Some(parent) = which.parent {
-            sql("UPDATE jobs SET parent_id = $2 WHERE kind = 'sync' AND state = 'open' AND parent_id IS NULL
-                     AND ($1 = '' OR session_id = $1)")
-            .bind(session)
-            .bind(parent)
-            .execute(&mut *tx)
-            .await?;
-            settle_parent(&mut tx, parent).await?;
-        }
-        let row = sql(
-            "SELECT count(*) FROM jobs WHERE kind = 'sync' AND state = 'open' AND ($1 = '' OR session_id = $1)",
-        )
-        .bind(session)
-        .fetch_one(&mut *tx)
-        .await?;
-        let open: i64 = row.try_get(0)?;
-        tx.commit().await?;
-        Ok(u64::try_from(open).unwrap_or(0))
-    }
 }
 
 #[async_trait]
@@ -536,6 +474,32 @@ impl Jobs for SqlCatalog {
         .execute(&mut *tx)
         .await?;
         tx.commit().await
+    }
+
+    async fn pull_in_jobs(&self, now_us: i64, furthest_us: i64, leased_until_us: i64) -> Result<bool> {
+        const AHEAD: &str = "state = 'open' AND (run_at > $1 OR leased_until > $1)";
+        // Asked often, and hardly ever there is one: that is no reason to keep writers waiting.
+        let any = sql(sqlx::AssertSqlSafe(format!("SELECT 1 FROM jobs WHERE {AHEAD} LIMIT 1")))
+            .bind(furthest_us)
+            .fetch_optional(&mut *self.snapshot().await?)
+            .await?;
+        if any.is_none() {
+            return Ok(false);
+        }
+        let skip = self.skip_locked();
+        let mut tx = self.begin().await?;
+        let pulled = sql(sqlx::AssertSqlSafe(format!(
+            "UPDATE jobs SET run_at = CASE WHEN run_at > $1 THEN $2 ELSE run_at END,
+                 leased_until = CASE WHEN leased_until > $1 THEN $3 ELSE leased_until END
+             WHERE id IN (SELECT id FROM jobs WHERE {AHEAD} {skip})"
+        )))
+        .bind(furthest_us)
+        .bind(now_us)
+        .bind(leased_until_us)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(pulled.rows_affected() > 0)
     }
 
     async fn open_parent(&self, kind: &JobKind) -> Result<JobRecord> {

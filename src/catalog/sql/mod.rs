@@ -29,6 +29,7 @@ mod jobs;
 mod listings;
 mod migrations;
 mod parents;
+mod queue;
 mod recordings;
 mod requests;
 mod rows;

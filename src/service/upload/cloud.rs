@@ -10,10 +10,14 @@ use crate::domain::{NameStem, ObjectKey, SessionId};
 use crate::service::{ServiceError, Services};
 use crate::spool::SpoolReader;
 use crate::storage::ObjectMeta;
-use crate::storage::tiered::{PrimaryError, Waiting};
+use crate::storage::tiered::{Deadline, PrimaryError, Waiting};
 
 /// How often a cloud that failed is tried again while the client still sends.
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(500);
+
+/// Names that one upload tries: more than uploads of one second could take that know nothing of each other. A cloud that says
+/// of each that it is taken has something else to say.
+pub(super) const MOST_NAMES: usize = 100;
 
 /// A running transfer to the cloud. It ends by itself when its source is abandoned; dropped unawaited, it gives its
 /// name back.
@@ -82,8 +86,9 @@ async fn run(
     meta: ObjectMeta,
     request: Option<RequestKey>,
 ) -> Arrived {
-    let mut next = 1;
+    let (mut next, mut names, deadline) = (1, 0, Deadline::default());
     loop {
+        names += 1;
         let (key, n) =
             match services.catalog.reserve(&session, &stem, next, &meta.upload_id, request.as_ref()).await {
                 Ok((filename, n)) => (ObjectKey::new(session.clone(), filename), n),
@@ -91,7 +96,8 @@ async fn run(
                     return Arrived { name: Err(error.into()), result: Err(PrimaryError::NotConfigured) };
                 }
             };
-        let put = || services.stores.put_primary(&key, &source, known_size, &meta, Waiting::Client);
+        let put =
+            || services.stores.put_primary(&key, &source, known_size, &meta, Waiting::Client(&deadline));
         let mut result = put().await;
         // As long as the client sends there is time for the cloud to come back, and then once more.
         while result.as_ref().is_err_and(PrimaryError::may_heal)
@@ -101,7 +107,8 @@ async fn run(
             let _ = tokio::time::timeout(TRY_AGAIN_EVERY, source.completed()).await;
             result = put().await;
         }
-        if !source.is_abandoned() && result.as_ref().is_err_and(PrimaryError::name_is_taken) {
+        let is_taken = result.as_ref().is_err_and(PrimaryError::name_is_taken);
+        if is_taken && names < MOST_NAMES && !source.is_abandoned() {
             tracing::info!(object.key = %key, "the bucket has another object of this name; taking the next one");
             let _ = services.catalog.release(&key).await;
             next = n + 1;

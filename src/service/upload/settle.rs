@@ -4,7 +4,7 @@ mod whole;
 
 use time::OffsetDateTime;
 
-use super::cloud::CloudLeg;
+use super::cloud::{CloudLeg, MOST_NAMES};
 use super::unsure::Unsure;
 use super::{Incoming, Landed, Leftovers, Receipt, expiry};
 use crate::catalog::{Arrival, CatalogError, RequestKey};
@@ -164,8 +164,9 @@ impl Complete {
         &mut self,
         from: ObjectKey,
     ) -> Result<(Option<ObjectKey>, Result<(), PrimaryError>), ServiceError> {
-        let mut next = 1;
+        let (mut next, mut names) = (1, 0);
         loop {
+            names += 1;
             let (to, n) = self.take_name(next).await?;
             match self.services.stores.rename_primary(&from, &to).await {
                 Ok(()) => {
@@ -175,7 +176,7 @@ impl Complete {
                     self.services.catalog.entomb(left, StoreSet::default(), &self.services.origin).await?;
                     return Ok((Some(to), Ok(())));
                 }
-                Err(error) if error.name_is_taken() => next = n + 1,
+                Err(error) if error.name_is_taken() && names < MOST_NAMES => next = n + 1,
                 // The object under the likely name is removed as a leftover when the disk has the recording. That it may
                 // not be renamed says nothing of sending it under the right name, so this must not park it.
                 Err(error) => return Ok((Some(to), Err(PrimaryError::LeftAlone { cause: chain(&error) }))),

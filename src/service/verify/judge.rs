@@ -116,6 +116,15 @@ pub(super) struct Case {
     pub has_cloud: bool,
     /// What is younger may still be on its way.
     pub settled: OffsetDateTime,
+    /// When it was looked at. A file that is younger than that had its time set by somebody.
+    pub now: OffsetDateTime,
+}
+
+impl Case {
+    fn is_young(&self, seen: &Seen) -> bool {
+        let at = seen.object.modified_at;
+        self.settled < at && at <= self.now
+    }
 }
 
 /// What was found.
@@ -177,7 +186,7 @@ fn with_row(case: &Case, row: &Recording) -> Judged {
     let (cloud, local) = (compare(row, &case.cloud), compare(row, &case.local));
     let elsewhere = row.held_by.is_some();
     let (names_cloud, names_local) = (row.stores.supabase, row.stores.local && !elsewhere);
-    let is_young = |copy: &Copy| copy.seen().is_some_and(|seen| seen.object.modified_at > case.settled);
+    let is_young = |copy: &Copy| copy.seen().is_some_and(|seen| case.is_young(seen));
     let digest = |copy: &Copy| copy.seen().and_then(|seen| seen.digest);
     let mut judged = Judged { not_checkable: u64::from(elsewhere), ..Judged::default() };
     let mut say = |word, store: Option<StoreKind>, detail: String, remedy| {
@@ -270,9 +279,8 @@ fn with_row(case: &Case, row: &Recording) -> Judged {
 
 fn without_row(case: &Case) -> Vec<Verdict> {
     use StoreKind::{Local, Supabase};
-    let is_settled = |seen: &&Seen| seen.object.modified_at <= case.settled;
-    let mut cloud = case.cloud.seen().filter(is_settled);
-    let local = case.local.seen().filter(is_settled);
+    let mut cloud = case.cloud.seen().filter(|seen| !case.is_young(seen));
+    let local = case.local.seen().filter(|seen| !case.is_young(seen));
     if case.session_deleted.is_some_and(|at| cloud.is_some_and(|seen| seen.object.modified_at <= at)) {
         // The deletion of its session gets to it.
         cloud = None;

@@ -67,6 +67,7 @@ fn case(row: Option<Recording>, cloud: Copy, local: Copy) -> Case {
         spooled: false,
         has_cloud: true,
         settled: NOW,
+        now: NOW + Duration::MINUTE,
     }
 }
 
@@ -145,6 +146,20 @@ fn what_is_on_its_way_is_left_alone() {
     let mut fresh = seen(5);
     fresh.object.modified_at = NOW + Duration::SECOND;
     assert_eq!(judged(&case(None, Copy::There(Box::new(fresh.clone())), Copy::There(Box::new(fresh)))), []);
+}
+
+/// A recorder with a wrong clock, or a copy that kept a wrong time.
+#[test]
+fn a_time_to_come_keeps_nothing_from_being_judged() {
+    let ahead = |size_bytes| {
+        let mut seen = seen(size_bytes);
+        seen.object.modified_at = NOW + Duration::DAY;
+        Copy::There(Box::new(seen))
+    };
+    let found = judged(&case(None, Copy::Absent, ahead(5)));
+    assert_eq!(found, [(Word::Unknown, Some(Local), Remedy::Adopt)]);
+    let found = judged(&case(Some(row(BOTH)), good(), ahead(3)));
+    assert_eq!(found, [(Word::Different, Some(Local), Remedy::SetAside)]);
 }
 
 #[test]

@@ -61,7 +61,7 @@ impl Run {
 
     /// Everything known of a name; `None` if the catalogue changed its mind meanwhile.
     async fn look(&self, key: &ObjectKey) -> Result<Option<Case>, Stop> {
-        let settled = self.settled();
+        let (settled, now) = (self.settled(), OffsetDateTime::now_utc());
         let known = self.known(key).await?;
         // Asked before the store: what is not in the spool any more is in its place by then.
         let spooled = known.row.as_ref().is_some_and(|row| self.services.spool.has(&row.upload_id));
@@ -102,6 +102,7 @@ impl Run {
             spooled,
             has_cloud: self.services.stores.has_primary(),
             settled,
+            now,
         }))
     }
 

@@ -31,6 +31,9 @@ const MAX_KEY_BYTES: usize = 900;
 /// part in a hundred of the time up to 2 GB/s on a near line and 200 MB/s on a far one.
 pub const PATCH_BYTES: u64 = 256 << 20;
 
+/// Between the server's cursor and the last name of the page that it came with.
+const SEEN: char = '\0';
+
 /// One bucket.
 pub struct SupabaseStore {
     client: Client,
@@ -102,24 +105,28 @@ impl SupabaseStore {
         }
     }
 
-    /// One page, and the cursor of the next.
+    /// One page, and where the next begins.
     async fn page(
         &self,
         prefix: &str,
-        cursor: Option<&str>,
+        after: Option<&str>,
         with_delimiter: bool,
     ) -> Result<(wire::ListBody, Option<String>), StorageError> {
+        let (cursor, seen) = after.and_then(|after| after.split_once(SEEN)).unzip();
         let mut page = self.client.list_page(prefix, cursor, with_delimiter).await?;
-        let (has_next, next) = (page.has_next, page.next_cursor.take());
-        // A list that does not get on would be asked for ever.
-        if has_next && (next.is_none() || next.as_deref() == cursor) {
-            return Err(StorageError::certain(
+        if !page.has_next {
+            return Ok((page, None));
+        }
+        // Names come in their order (section 8). A list that does not get on, or goes in a circle, would be asked for ever.
+        let last = page.last_name().filter(|last| seen.is_none_or(|seen| *last > seen)).map(str::to_owned);
+        match (page.next_cursor.take(), last) {
+            (Some(next), Some(last)) => Ok((page, Some(format!("{next}{SEEN}{last}")))),
+            _ => Err(StorageError::certain(
                 StoreKind::Supabase,
                 Kind::Nonsense,
                 "its list says that there is more and does not get on",
-            ));
+            )),
         }
-        Ok((page, next.filter(|_| has_next)))
     }
 }
 

@@ -234,6 +234,12 @@ struct ListedFolder {
 }
 
 impl ListBody {
+    /// The last name in their order.
+    pub(super) fn last_name(&self) -> Option<&str> {
+        let folders = self.folders.iter().map(|folder| folder.name.as_str());
+        folders.chain(self.objects.iter().map(|object| object.name.as_str())).max()
+    }
+
     /// The folders that can be sessions.
     pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> {
         self.folders.iter().filter_map(|folder| SessionId::parse(folder.name.trim_end_matches('/')).ok())

@@ -949,6 +949,70 @@ async fn cancelling_and_deleting_do_not_wait_for_each_other() {
     }
 }
 
+/// PostgreSQL sees what others changed between two statements; here somebody holds the first of them up until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_while_syncs_are_queued_stays_parked() {
+    for place in Place::all().await {
+        let Some(url) = &place.postgres else { continue };
+        let catalog = std::sync::Arc::new(place.open().await);
+        let key = |name: &str| ObjectKey::parse(&format!("s/{name}.webm")).unwrap();
+        keep(&catalog, &recording(&key("parked"), StoreKind::Local), true, None).await.unwrap();
+        keep(&catalog, &recording(&key("waits"), StoreKind::Local), false, None).await.unwrap();
+        let pool = sqlx::PgPool::connect(url.as_str()).await.unwrap();
+        let mut holder = pool.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO jobs (id, kind, session_id, filename, state, attempts, created_at, run_at, leased_until)
+             VALUES ('held', 'sync', 's', 'waits.webm', 'open', 0, 0, 0, 0)",
+        )
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+        let other = catalog.clone();
+        let queued = tokio::spawn(async move {
+            let which = QueueSyncs { parked: true, ..QueueSyncs::default() };
+            other.queue_syncs(which).await.unwrap()
+        });
+        crate::support::eventually("it is held up", async || {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.unwrap() > 0
+        })
+        .await;
+        catalog.park(&key("parked"), "damaged", &by()).await.unwrap();
+        holder.rollback().await.unwrap();
+        queued.await.unwrap();
+        let row = catalog.get(&key("parked")).await.unwrap().unwrap();
+        assert_eq!(row.parked_reason.as_deref(), Some("damaged"));
+        assert_eq!(catalog.counts().await.unwrap().by_kind[0], JobTally { open: 1, parked: 1 });
+        // Asked for afterwards, it is taken up, and the parked job makes room.
+        catalog.queue_syncs(QueueSyncs { parked: true, ..QueueSyncs::default() }).await.unwrap();
+        assert_eq!(catalog.get(&key("parked")).await.unwrap().unwrap().parked_reason, None);
+        assert_eq!(catalog.counts().await.unwrap().by_kind[0], JobTally { open: 2, parked: 0 });
+        pool.close().await;
+    }
+}
+
+story!(what_a_clock_that_was_ahead_put_off_is_due, clock_was_ahead_on);
+
+async fn clock_was_ahead_on(place: Place) {
+    let catalog = place.open().await;
+    for name in ["put_off", "leased"] {
+        let key = ObjectKey::parse(&format!("s/{name}.webm")).unwrap();
+        keep(&catalog, &recording(&key, StoreKind::Local), true, None).await.unwrap();
+    }
+    let put_off = claim(&catalog).await.unwrap();
+    catalog.postpone_job(&put_off, now() + 24 * HOUR, "no").await.unwrap();
+    let leased = catalog.claim_job(now(), 24 * HOUR, Work::All).await.unwrap().unwrap();
+    assert!(!catalog.pull_in_jobs(now(), now() + 25 * HOUR, now()).await.unwrap(), "not that far");
+    assert_eq!(claim(&catalog).await, None);
+    assert!(catalog.pull_in_jobs(now() - 2_000_000, now() + 2 * HOUR, now() + HOUR).await.unwrap());
+    assert!(!catalog.pull_in_jobs(now(), now() + 2 * HOUR, now()).await.unwrap(), "once");
+    assert_eq!(claim(&catalog).await.map(|job| job.id), Some(put_off.id));
+    assert_eq!(claim(&catalog).await, None, "who is at it has time to renew");
+    let after = catalog.claim_job(now() + 2 * HOUR, HOUR, Work::All).await.unwrap();
+    assert!(after.is_some());
+    assert!(!catalog.renew_job(&leased, now()).await.unwrap() || after.unwrap().id != leased.id);
+}
+
 story!(what_a_store_says_is_kept_whatever_it_is, said_by_a_store_on);
 
 async fn said_by_a_store_on(place: Place) {
