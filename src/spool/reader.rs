@@ -97,9 +97,6 @@ impl SpoolReader {
     /// handed over. After an error the file is not to be trusted: the kernel may have forgotten what it could not
     /// write.
     pub async fn make_safe(&self) -> Result<(), SpoolError> {
-        if self.is_safe() {
-            return Ok(());
-        }
         let shared = self.shared.clone();
         let synced = tokio::task::spawn_blocking(move || {
             shared.file.sync_all()?;
