@@ -1,5 +1,5 @@
 //! What the local disk cannot add to the catalogue: files that have a row, or a tombstone that hides them. Once a name has
-//! either, it has one from then on (the two exceptions call [`KnownFiles::forget`]), so only names that were not seen yet are
+//! either, it has one from then on (the two exceptions call `KnownFiles::forget`), so only names that were not seen yet are
 //! asked about; and while a directory looks as it did when all of it was known, it is not even read.
 //!
 //! Never in here: what the files are. Whoever lists one looks at it, for it may change or go without its directory.
