@@ -247,6 +247,21 @@ fn a_spool_on_another_file_system_is_refused() {
     LocalStore::open(root.path().to_owned(), near).unwrap();
 }
 
+/// Leaves a job as the runner of a clock that is a year ahead would have.
+async fn put_off_for_a_year(gateway: &Gateway) {
+    let catalog = &gateway.services.catalog;
+    let year_us = 365 * 86_400_000_000;
+    let now = recording_gateway::domain::recording::micros(time::OffsetDateTime::now_utc());
+    eventually("the job is put off for a year", async || {
+        let Some(job) = catalog.claim_job(now + year_us, 1_000_000, Work::All).await.unwrap() else {
+            return false;
+        };
+        catalog.postpone_job(&job, now + year_us, "the clock was ahead").await.unwrap();
+        true
+    })
+    .await;
+}
+
 /// What was put off while the clock was ahead is due when the gateway starts with the right one. reliability 13
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_was_ahead_puts_nothing_off_beyond_the_next_start() {
@@ -256,17 +271,7 @@ async fn a_clock_that_was_ahead_puts_nothing_off_beyond_the_next_start() {
     let (status, answer) = gateway.upload("s", webm(5000, 1)).await;
     assert_eq!((status, &answer["storage_type"]), (200, &"local".into()));
     // As the runner of a clock that is a year ahead would have left it, and nobody took it since.
-    let year_us = 365 * 86_400_000_000;
-    let now = recording_gateway::domain::recording::micros(time::OffsetDateTime::now_utc());
-    let catalog = gateway.services.catalog.clone();
-    eventually("the job is put off for a year", async || {
-        let Some(job) = catalog.claim_job(now + year_us, 1_000_000, Work::All).await.unwrap() else {
-            return false;
-        };
-        catalog.postpone_job(&job, now + year_us, "the clock was ahead").await.unwrap();
-        true
-    })
-    .await;
+    put_off_for_a_year(&gateway).await;
     let gateway = gateway.restart().await;
     fault.remove();
     eventually("it is in the bucket", async || cloud.keys(BUCKET).len() == 1).await;
@@ -285,16 +290,7 @@ async fn a_clock_that_was_ahead_puts_nothing_off_for_long() {
     let fault = cloud.fault(Fault::policy_refusal(), crate::support::cloud::deletions());
     cloud.put_object(BUCKET, "s/a.webm", b"bytes", "video/webm");
     catalog.entomb(&[key], pending, &gateway.services.origin).await.unwrap();
-    let year_us = 365 * 86_400_000_000;
-    let now = recording_gateway::domain::recording::micros(time::OffsetDateTime::now_utc());
-    eventually("the job is put off for a year", async || {
-        let Some(job) = catalog.claim_job(now + year_us, 1_000_000, Work::All).await.unwrap() else {
-            return false;
-        };
-        catalog.postpone_job(&job, now + year_us, "the clock was ahead").await.unwrap();
-        true
-    })
-    .await;
+    put_off_for_a_year(&gateway).await;
     fault.remove();
     eventually("it is deleted", async || cloud.keys(BUCKET).is_empty()).await;
     gateway.stop().await;

@@ -216,18 +216,18 @@ impl SqlCatalog {
     }
 
     async fn give_back(&self, lost: &Lost) -> Result<()> {
-        let (statement, [first, second, third]) = match lost {
-            Lost::Reservation { key, upload_id } => (
-                "DELETE FROM reservations WHERE session_id = $1 AND filename = $2 AND upload_id = $3",
-                [key.session.as_str(), key.filename.as_str(), upload_id],
-            ),
-            Lost::Request(request) => (
-                "DELETE FROM idempotent_requests WHERE scope = $1 AND request_key = $2 AND fingerprint = $3 AND answer IS NULL",
-                [request.scope.as_str(), request.key.as_str(), &request.mark],
-            ),
-        };
         let mut tx = self.begin().await?;
-        sql(statement).bind(first).bind(second).bind(third).execute(&mut *tx).await?;
+        match lost {
+            Lost::Reservation { key, upload_id } => {
+                sql("DELETE FROM reservations WHERE session_id = $1 AND filename = $2 AND upload_id = $3")
+                    .bind(key.session.as_str())
+                    .bind(key.filename.as_str())
+                    .bind(upload_id.as_str())
+                    .execute(&mut *tx)
+                    .await?;
+            }
+            Lost::Request(request) => self.forget_own(&mut tx, request).await?,
+        }
         tx.commit().await
     }
 

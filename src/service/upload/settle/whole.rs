@@ -6,6 +6,8 @@
 //! may bring note and bytes of a recording back that was answered and deleted since, so a note counts until the machine
 //! starts anew. What only waited was promised to nobody.
 
+use std::sync::LazyLock;
+
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -31,18 +33,18 @@ struct Note {
     request: Option<RequestKey>,
     fingerprint: String,
     parent_job: Option<String>,
-    /// See [`boot`].
+    /// See [`BOOT`].
     boot: Option<String>,
 }
 
 /// Which start of the machine this is (random(4)); `None` where it is not told, and then every note counts.
-fn boot() -> Option<String> {
+static BOOT: LazyLock<Option<String>> = LazyLock::new(|| {
     Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
-}
+});
 
 impl Note {
     fn is_of_an_earlier_boot(&self) -> bool {
-        self.boot.as_ref().zip(boot().as_ref()).is_some_and(|(then, now)| then != now)
+        self.boot.as_ref().zip(BOOT.as_ref()).is_some_and(|(then, now)| then != now)
     }
 }
 
@@ -60,7 +62,7 @@ impl Complete {
             request: self.leftovers.request.clone(),
             fingerprint: self.fingerprint.clone(),
             parent_job: self.parent_job.clone(),
-            boot: boot(),
+            boot: BOOT.clone(),
         };
         let text = serde_json::to_vec(&note).ok()?;
         match self.services.spool.note(&self.meta.upload_id, &text) {
