@@ -11,10 +11,10 @@ export class PagedList {
 
   /**
    * `read(cursor, signal)` answers `{items, next_cursor, …}`; `keyOf(item)` names an item;
-   * `createRow(item)` answers `{element, update(item)}`.
+   * `createRow(item)` answers `{element, update(item)}`; `leaves(element)` hears of a row that a refresh takes away.
    */
-  constructor({ container, read, keyOf, createRow }) {
-    Object.assign(this, { container, read, keyOf, createRow });
+  constructor({ container, read, keyOf, createRow, leaves = () => {} }) {
+    Object.assign(this, { container, read, keyOf, createRow, leaves });
   }
 
   get length() { return this.#rows.size; }
@@ -92,6 +92,7 @@ export class PagedList {
   #replace(items) {
     for (const [key, row] of this.#rows) {
       if (items.has(key)) continue;
+      this.leaves(row.element);
       row.element.remove();
       this.#rows.delete(key);
     }

@@ -51,6 +51,7 @@ export function showSession(session) {
     read: (cursor, signal) => api.recordings(session, PAGE_ROWS, cursor, signal).then((answer) => ({ ...answer, items: answer.recordings ?? [] })),
     keyOf: (item) => item.filename,
     createRow: () => recordingRow(session, { cloudInUse: () => cloud, actions: { play: (item) => play(session, item), copy: copyAddress, remove, tryAgain } }),
+    leaves: handFocusOn,
   });
 }
 
@@ -200,15 +201,21 @@ async function remove(item, button) {
   row.setAttribute('aria-busy', 'true');
   try {
     const { status, body } = await api.remove(session, item.filename);
-    const neighbour = row.nextElementSibling ?? row.previousElementSibling;
+    handFocusOn(row);
     row.hidden = true;
-    (neighbour?.querySelector('[data-part="delete"]') ?? byId('shelf-heading')).focus();
     said(status, body, `${title} is deleted.`);
   } catch (problem) {
     row.removeAttribute('aria-busy');
     tell(problem.detail, problem.requestId);
   }
   if (view?.session === session) await refresh();
+}
+
+/** The row goes, and the focus that is in it would go with it: the next one takes it. */
+function handFocusOn(row) {
+  if (!row.contains(document.activeElement)) return;
+  const neighbour = row.nextElementSibling ?? row.previousElementSibling;
+  (neighbour?.querySelector('[data-part="delete"]') ?? byId('shelf-heading')).focus();
 }
 
 async function removeSession() {
