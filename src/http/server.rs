@@ -34,6 +34,11 @@ pub struct ServerLimits {
 /// HTTP/2 windows: bytes a client may send ahead. The protocol's 64 KiB hold a distant client at a crawl.
 const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 
+/// Bytes read from a connection at once, with the number of open ones up to which a new one may; it keeps as much memory
+/// as ever came at once, and a longer head is refused. With them a thousand slow uploads stay small.
+const READ_BYTES: [(usize, usize); 4] =
+    [(256 << 10, 8), (128 << 10, 64), (64 << 10, 200), (32 << 10, usize::MAX)];
+
 /// Serves until `tasks` is told to stop, then lets running requests finish within the grace. Returns how many
 /// connections were cut off then.
 pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, tasks: Tasks) -> usize {
@@ -42,8 +47,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(256 << 10);
+        .header_read_timeout(limits.header_timeout);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -69,6 +73,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
             },
             () = tasks.stopping().cancelled() => break,
         };
+        let open = graceful.count();
+        if let Some((read_bytes, _)) = READ_BYTES.iter().find(|(_, most)| open < *most) {
+            builder.http1().max_buf_size(*read_bytes);
+        }
         let connection = builder.serve_connection(
             // Without this an upload over HTTP/2 waits for acknowledgements that wait for it.
             TokioIo::new(Prompt::new(without_delay(stream), limits.header_timeout)),
