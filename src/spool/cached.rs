@@ -81,9 +81,9 @@ impl Reading {
         }
         let turn = self.turn.clone().acquire_owned().await.expect("the semaphore is never closed");
         let mut block = self.blocks.take_for_reading(self.end - self.at);
-        let read = match self.from_cache(&mut block) {
+        let read = match self.read_at_once(&mut block) {
             true => Ok(block),
-            false => self.from_disk(block).await,
+            false => self.read_patiently(block).await,
         };
         let read = read.map(|block| Bytes::from_owner(Sent { block, _turn: turn }));
         self.at = read.as_ref().map_or(self.end, |bytes| self.at + bytes.len() as u64);
@@ -91,7 +91,7 @@ impl Reading {
     }
 
     /// Whether there was something.
-    fn from_cache(&mut self, block: &mut Block) -> bool {
+    fn read_at_once(&mut self, block: &mut Block) -> bool {
         if !self.asks_cache {
             return false;
         }
@@ -106,7 +106,7 @@ impl Reading {
         }
     }
 
-    async fn from_disk(&self, mut block: Block) -> io::Result<Block> {
+    async fn read_patiently(&self, mut block: Block) -> io::Result<Block> {
         let (file, at, end) = (self.file.clone(), self.at, self.end);
         let read = tokio::task::spawn_blocking(move || {
             match block.fill_with(end - at, |buffer| file.read_at(buffer, at))? {
