@@ -13,10 +13,7 @@ impl Services {
     ///
     /// Safe to drop.
     pub async fn locate(&self, key: &ObjectKey) -> Result<(Listed, StoreKind), ServiceError> {
-        if self.catalog.tombstone(key).await?.is_some() {
-            return Err(ServiceError::NotFound);
-        }
-        // With a row that names this disk and a file there is no need to ask the cloud. A file that the row does not
+        // What was deleted has no row. With one that names this disk and a file there is no need to ask the cloud. A file that the row does not
         // name may be another's: left by a crash before its upload was answered, or dropped there.
         if let Some(recording) = self.catalog.get(key).await?
             && recording.stores.local

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::past_cache::ALIGN;
 
-/// Block sizes in bytes, with the number of uploads up to which each is used.
+/// Block sizes in bytes, with the number of uploads, or of readers and uploads, up to which each is used.
 const CLASSES: [(usize, usize); 5] =
     [(512 << 10, 4), (256 << 10, 16), (128 << 10, 80), (64 << 10, 200), (16 << 10, usize::MAX)];
 /// Room in front of each block for its first byte to lie at a multiple of [`ALIGN`]; small blocks are written through
@@ -28,21 +28,21 @@ pub struct BlockPool {
 struct Inner {
     free: [Mutex<Vec<Box<[u8]>>>; CLASSES.len()],
     uploads: AtomicUsize,
+    readers: AtomicUsize,
 }
 
 impl BlockPool {
     /// A block of the size that suits the number of uploads under way.
     pub fn take(&self) -> Block {
-        let uploads = self.inner.uploads.load(Ordering::Relaxed);
-        let class = CLASSES.iter().position(|(_, most)| uploads <= *most).unwrap_or(CLASSES.len() - 1);
-        self.take_class(class)
+        self.take_class(class_for(self.uploads()))
     }
 
-    /// A block for reading from disk into a network: 256 KiB, or less while many uploads run.
-    pub fn take_for_reading(&self) -> Block {
-        let uploads = self.inner.uploads.load(Ordering::Relaxed);
-        let class = CLASSES.iter().position(|(_, most)| uploads <= *most).unwrap_or(CLASSES.len() - 1);
-        self.take_class(class.max(1))
+    /// A block for reading up to `bytes` from disk into a network: 256 KiB at most, less while many upload or read, and
+    /// no more than is needed.
+    pub fn take_for_reading(&self, bytes: u64) -> Block {
+        let users = self.uploads() + self.inner.readers.load(Ordering::Relaxed);
+        let fitting = CLASSES.iter().rposition(|(size, _)| *size as u64 >= bytes).unwrap_or(0);
+        self.take_class(class_for(users).max(fitting).max(1))
     }
 
     /// Uploads that are being received.
@@ -63,6 +63,16 @@ impl BlockPool {
         self.inner.uploads.fetch_add(1, Ordering::Relaxed);
         Entered(self.inner.clone())
     }
+
+    /// Counts a reader for as long as the returned value lives.
+    pub(super) fn enter_reader(&self) -> EnteredReader {
+        self.inner.readers.fetch_add(1, Ordering::Relaxed);
+        EnteredReader(self.inner.clone())
+    }
+}
+
+fn class_for(users: usize) -> usize {
+    CLASSES.iter().position(|(_, most)| users <= *most).unwrap_or(CLASSES.len() - 1)
 }
 
 /// One counted upload.
@@ -71,6 +81,15 @@ pub(crate) struct Entered(Arc<Inner>);
 impl Drop for Entered {
     fn drop(&mut self) {
         self.0.uploads.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One counted reader.
+pub(super) struct EnteredReader(Arc<Inner>);
+
+impl Drop for EnteredReader {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -104,6 +123,12 @@ impl Block {
         let room = usize::try_from(limit).unwrap_or(usize::MAX).min(self.size);
         self.filled = read(&mut self.memory[self.start..self.start + room])?;
         Ok(self.filled)
+    }
+
+    /// Bytes it can take.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.size
     }
 
     /// Whether there is no room left.

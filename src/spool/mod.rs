@@ -8,6 +8,7 @@
 //! byte that was not written, and never mistakes an abandoned file for a finished one.
 
 mod block;
+mod cached;
 mod past_cache;
 mod reader;
 mod reserve;
@@ -29,7 +30,9 @@ use tokio::sync::{Semaphore, watch};
 use past_cache::PastCache;
 
 pub use block::{Block, BlockPool};
-pub use reader::{Follower, FollowerWatch, SpoolReader, read_blocks};
+pub use cached::read_blocks;
+pub(crate) use cached::tells_what_is_cached;
+pub use reader::{Follower, FollowerWatch, SpoolReader};
 pub use reserve::{RESERVE_BYTES, Reserve};
 pub use room::{Reserved, Room, RoomFigures};
 pub use writer::{SpoolWriter, Spooled};

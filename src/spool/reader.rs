@@ -1,5 +1,5 @@
 //! The reading ends of a spool file: followers that wait for the writer and may start again from the beginning, and
-//! the hand-over of a finished file to the local store. Also reads finished files the same way.
+//! the hand-over of a finished file to the local store.
 
 use std::fs::File;
 use std::io;
@@ -203,21 +203,11 @@ impl Following {
 }
 
 fn read_block(file: &File, blocks: &BlockPool, at: u64, end: u64) -> io::Result<Bytes> {
-    let mut block = blocks.take_for_reading();
+    let mut block = blocks.take_for_reading(end - at);
     if block.fill_with(end - at, |buffer| file.read_at(buffer, at))? == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was"));
     }
     Ok(Bytes::from_owner(block))
-}
-
-/// Streams the bytes `start..end` of a finished file in blocks.
-pub fn read_blocks(
-    file: File,
-    start: u64,
-    end: u64,
-    blocks: BlockPool,
-) -> BoxStream<'static, io::Result<Bytes>> {
-    in_blocks(start, end, move |at| read_block(&file, &blocks, at, end))
 }
 
 /// A stream of what `read` gives from each position on, until `end`.

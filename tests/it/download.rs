@@ -294,6 +294,32 @@ async fn a_cloud_that_sends_wrong_bytes_is_never_believed() {
     gateway.stop().await;
 }
 
+/// The answer has begun with its length; all that can still be said is that it broke off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_cut_while_it_is_read_is_a_broken_answer() {
+    let gateway = Gateway::local().await;
+    // More than sockets hold.
+    let bytes = webm(64 << 20, 5);
+    let (status, answer) = gateway.upload("s", bytes.clone()).await;
+    assert_eq!(status, 200, "{answer}");
+    let file_path = answer["file_path"].as_str().unwrap();
+    let mut response = get(&gateway, &format!("/recordings/{file_path}/content"), &[]).await;
+    assert_eq!(header(&response, "content-length"), bytes.len().to_string());
+    let mut got = response.chunk().await.unwrap().unwrap().to_vec();
+    let kept = 40 << 20;
+    let file = std::fs::File::options().write(true).open(gateway.recordings_dir().join(file_path)).unwrap();
+    file.set_len(kept as u64).unwrap();
+    let broken = loop {
+        match within("the rest", response.chunk()).await {
+            Ok(Some(chunk)) => got.extend_from_slice(&chunk),
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(broken, "taken for complete with {} bytes", got.len());
+    assert!(got.len() <= kept && bytes.starts_with(&got));
+}
+
 /// Links, pipes and directories that somebody put among the recordings are left alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_plain_file_is_neither_listed_nor_served() {

@@ -142,13 +142,19 @@ impl SqlCatalog {
         row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
     }
 
-    pub(super) async fn row(&self, tx: &mut Tx, key: &ObjectKey) -> Result<Option<Recording>> {
+    pub(super) async fn row(
+        &self,
+        connection: &mut AnyConnection,
+        key: &ObjectKey,
+    ) -> Result<Option<Recording>> {
         let row = sql(AssertSqlSafe(format!(
             "SELECT {RECORDING_COLUMNS} FROM recordings WHERE session_id = $1 AND filename = $2"
         )))
+        // Asked for with each range of a download; without a server there is no pooler.
+        .persistent(self.dialect == Dialect::Sqlite)
         .bind(key.session.as_str())
         .bind(key.filename.as_str())
-        .fetch_optional(&mut **tx)
+        .fetch_optional(connection)
         .await?;
         row.as_ref().map(|row| recording_of(row, &self.gateway)).transpose()
     }
@@ -328,7 +334,11 @@ impl Recordings for SqlCatalog {
     }
 
     async fn get(&self, key: &ObjectKey) -> Result<Option<Recording>> {
-        self.row(&mut self.snapshot().await?, key).await
+        match self.dialect {
+            // One statement sees one moment by itself.
+            Dialect::Sqlite => self.row(&mut *self.read.acquire().await?, key).await,
+            Dialect::Postgres => self.row(&mut *self.snapshot().await?, key).await,
+        }
     }
 
     async fn get_by_upload(&self, upload_id: &str) -> Result<Option<Recording>> {

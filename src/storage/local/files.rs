@@ -8,13 +8,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use time::OffsetDateTime;
 
 use crate::domain::merge::StoredObject;
 use crate::domain::{Filename, ObjectKey, SessionId, media};
-use crate::spool::{Spool, SpoolReader};
+use crate::spool::{Spool, SpoolReader, tells_what_is_cached};
 
 /// Where files go that are not to be trusted any more, below the root.
 const QUARANTINE: &str = ".quarantine";
@@ -23,19 +23,28 @@ const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLL
 /// `NONBLOCK`: opening a pipe must not wait for its writer.
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
+/// Below the root, on its file system, through no link, and only what the kernel has at hand.
+const CACHED: ResolveFlags = ResolveFlags::CACHED
+    .union(ResolveFlags::BENEATH)
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
 pub(super) struct Files {
     root: PathBuf,
     handle: OwnedFd,
     /// Held while session directories come and go: one that is found has been made durable by who made it, and does
     /// not go before it is open.
     dirs: Mutex<()>,
+    /// Whether files may be opened where nothing may wait. Not on a file system that asks another machine or process.
+    opens_cached: bool,
 }
 
 impl Files {
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
         let handle =
             rustix::fs::open(&root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { root, handle, dirs: Mutex::default() })
+        let opens_cached = tempfile::tempfile_in(&root).is_ok_and(tells_what_is_cached);
+        Ok(Self { root, handle, dirs: Mutex::default(), opens_cached })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -70,8 +79,21 @@ impl Files {
         else {
             return Ok(None);
         };
-        let stat = rustix::fs::fstat(&file)?;
-        Ok(describe(key.clone(), &stat).map(|object| (File::from(file), object)))
+        described(key, file)
+    }
+
+    /// As [`open_file`](Self::open_file), without waiting for the disk (openat2(2), `RESOLVE_CACHED`). `None` if the way
+    /// there is not in the kernel's cache, or anything else is in the way.
+    pub(super) fn open_cached(&self, key: &ObjectKey) -> Option<Option<(File, StoredObject)>> {
+        if !self.opens_cached {
+            return None;
+        }
+        let path = format!("{}/{}", key.session, key.filename);
+        let opened = rustix::fs::openat2(&self.handle, path, FILE, Mode::empty(), CACHED);
+        match absent_is_none(opened).ok()? {
+            Some(file) => described(key, file).ok(),
+            None => Some(None),
+        }
     }
 
     /// Puts a complete source in place. The spool's own file is renamed; any other is copied first.
@@ -320,6 +342,11 @@ impl Files {
     }
 }
 
+fn described(key: &ObjectKey, file: OwnedFd) -> io::Result<Option<(File, StoredObject)>> {
+    let stat = rustix::fs::fstat(&file)?;
+    Ok(describe(key.clone(), &stat).map(|object| (File::from(file), object)))
+}
+
 /// What a file is to us; `None` if it is no recording: not a plain file, or one with a second name, through which
 /// somebody could have put a file here that is not theirs to give.
 fn describe(key: ObjectKey, stat: &Stat) -> Option<StoredObject> {
@@ -367,5 +394,47 @@ fn absent_is_none<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
         // A link where a directory or file should be is as good as nothing there.
         Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::NXIO) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_opened_at_once_is_what_is_opened_with_patience() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("recordings");
+        let session = root.join("s");
+        std::fs::create_dir_all(&session).unwrap();
+        for name in ["plain.webm", "two-names.webm"] {
+            std::fs::write(session.join(name), "bytes").unwrap();
+        }
+        std::fs::hard_link(session.join("two-names.webm"), dir.path().join("other")).unwrap();
+        symlink("plain.webm", session.join("link.webm")).unwrap();
+        symlink("s", root.join("linked")).unwrap();
+        std::fs::create_dir(session.join("dir.webm")).unwrap();
+        let files = Files::open(root).unwrap();
+        for (session, name, is_there) in [
+            ("s", "plain.webm", true),
+            ("s", "two-names.webm", false),
+            ("s", "link.webm", false),
+            ("s", "dir.webm", false),
+            ("s", "none.webm", false),
+            ("linked", "plain.webm", false),
+            ("none", "plain.webm", false),
+        ] {
+            let key = ObjectKey::new(SessionId::parse(session).unwrap(), Filename::parse(name).unwrap());
+            let object = |found: Option<(File, StoredObject)>| found.map(|(_, object)| object);
+            let patient = object(files.open_file(&key).unwrap());
+            assert_eq!(patient.is_some(), is_there, "{key}");
+            // The way there is in the kernel's cache now, unless it keeps no memory of what is not there.
+            match files.open_cached(&key) {
+                Some(found) => assert_eq!(object(found), patient, "{key}"),
+                None => assert!(!is_there || !files.opens_cached, "{key}"),
+            }
+        }
     }
 }

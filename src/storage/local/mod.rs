@@ -7,6 +7,7 @@
 mod files;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,21 @@ impl LocalStore {
     /// The directory.
     pub fn root(&self) -> &Path {
         self.files.root()
+    }
+
+    /// At once where that needs no waiting: passing it to another thread and back takes longer than the opening.
+    async fn open_file(
+        &self,
+        doing: &'static str,
+        key: &ObjectKey,
+    ) -> Result<Option<(File, StoredObject)>, StorageError> {
+        match self.files.open_cached(key) {
+            Some(found) => Ok(found),
+            None => {
+                let key = key.clone();
+                self.blocking(doing, move |files| files.open_file(&key)).await
+            }
+        }
     }
 
     async fn blocking<T: Send + 'static>(
@@ -95,8 +111,7 @@ impl ObjectStore for LocalStore {
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<StoredObject>, StorageError> {
-        let key = key.clone();
-        let found = self.blocking("cannot look at the file", move |files| files.open_file(&key)).await?;
+        let found = self.open_file("cannot look at the file", key).await?;
         Ok(found.map(|(_, object)| object))
     }
 
@@ -105,8 +120,7 @@ impl ObjectStore for LocalStore {
         key: &ObjectKey,
         range: Option<Range<u64>>,
     ) -> Result<Option<OpenObject>, StorageError> {
-        let key = key.clone();
-        let found = self.blocking("cannot open the file", move |files| files.open_file(&key)).await?;
+        let found = self.open_file("cannot open the file", key).await?;
         Ok(found.map(|(file, object)| {
             let range = range.unwrap_or(0..object.size_bytes);
             let bytes =
