@@ -13,8 +13,8 @@ impl Services {
     ///
     /// Safe to drop.
     pub async fn locate(&self, key: &ObjectKey) -> Result<(Listed, StoreKind), ServiceError> {
-        // What was deleted has no row. With one that names this disk and a file there is no need to ask the cloud. A file that the row does not
-        // name may be another's: left by a crash before its upload was answered, or dropped there.
+        // What was deleted has no row. With one that names this disk and a file there is no need to ask the cloud. A file
+        // that the row does not name may be another's: left by a crash before its upload was answered, or dropped there.
         if let Some(recording) = self.catalog.get(key).await?
             && recording.stores.local
         {
