@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::growth::{Growth, Point};
+use super::growth::{Growth, Point, grouped};
 use super::table::number;
 
 /// Curves of one table that share a scale from 0 on.
@@ -20,7 +20,7 @@ struct Panel {
     curves: &'static [(&'static str, &'static str)],
 }
 
-const PANELS: [Panel; 7] = [
+const PANELS: [Panel; 8] = [
     Panel {
         title: "Memory, many slow uploads",
         below: "uploads at once",
@@ -62,8 +62,16 @@ const PANELS: [Panel; 7] = [
         curves: &[
             ("first page", "first page"),
             ("page in the middle", "in the middle"),
-            ("list of sessions", "all sessions"),
+            ("newest recording", "newest one"),
         ],
+    },
+    Panel {
+        title: "List of sessions, one of them long",
+        below: "recordings in the long one",
+        growth: "session",
+        unit: "ms",
+        times: 1.0,
+        curves: &[("list of sessions", "")],
     },
     Panel {
         title: "First page of a session after an upload",
@@ -94,7 +102,7 @@ const COLUMNS: usize = 2;
 const WIDTH: f64 = 780.0;
 const PANEL: (f64, f64) = (WIDTH / COLUMNS as f64, 224.0);
 /// The part of a panel in which its curves lie: left, top, width, height.
-const PLOT: (f64, f64, f64, f64) = (48.0, 44.0, 228.0, 124.0);
+const PLOT: (f64, f64, f64, f64) = (54.0, 44.0, 200.0, 124.0);
 /// From one name to the next.
 const LINE: f64 = 14.0;
 const HUES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -135,8 +143,8 @@ pub fn svg(growth: &[Growth]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
          viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"How the gateway's cost grows with uploads at \
          once, their size, and the number of recordings\">\n<style>\n{STYLE}</style>\n{body}\
-         <text class=\"note\" x=\"8\" y=\"{note}\">Each step to the right is many times as much; a flat line \
-         does not grow with it. Less is better everywhere.</text>\n</svg>\n"
+         <text class=\"note\" x=\"8\" y=\"{note}\">Sizes grow many times over from step to step: what grows \
+         evenly with them bends upwards, what does not grow stays flat.</text>\n</svg>\n"
     )
 }
 
@@ -235,10 +243,10 @@ fn draw(body: &mut String, panel: &Panel, growth: &Growth, corner: (f64, f64)) -
     for (at, n) in ends {
         let (name, points) = &curves[n];
         let value = points.last().map_or(0.0, |point| point.value * panel.times);
-        let space = if name.is_empty() { "" } else { " " };
+        let colon = if name.is_empty() { "" } else { ": " };
         let _ = writeln!(
             body,
-            r#"<text class="{}" x="{:.1}" y="{:.1}">{}{space}{name}</text>"#,
+            r#"<text class="{}" x="{:.1}" y="{:.1}">{name}{colon}{}</text>"#,
             HUES[n % HUES.len()],
             left + PLOT.2 + 8.0,
             at + 4.0,
@@ -257,6 +265,9 @@ fn step(most: f64) -> f64 {
 
 /// A figure without digits that say nothing.
 fn axis(value: f64) -> String {
+    if value >= 1000.0 {
+        return grouped(value.round() as u64);
+    }
     let text = number(value);
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
