@@ -18,7 +18,7 @@ use crate::cli::check::{CheckLine, listen_remedy};
 use crate::config::{Config, DownloadVia, Loaded, SyncConfig, SyncVerify};
 use crate::domain::GatewayId;
 use crate::domain::media::TypeRules;
-use crate::http::server::{ServerLimits, serve as serve_connections};
+use crate::http::server::{ServerLimits, listen, serve as serve_connections};
 use crate::http::{Edge, Settings, Via, router};
 use crate::jobs;
 use crate::runtime::tasks::Tasks;
@@ -93,7 +93,7 @@ impl App {
         }
         let catalog = catalog?;
         let host = config.server.host.as_str();
-        let listener = TcpListener::bind((host, config.server.port)).await.map_err(|error| {
+        let listener = listen(host, config.server.port).await.map_err(|error| {
             let remedy = listen_remedy(&error);
             anyhow::anyhow!("cannot listen on {host}:{}: {error}; {remedy}", config.server.port)
         })?;

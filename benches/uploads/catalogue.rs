@@ -1,7 +1,6 @@
 //! What the catalogue's operations cost as it grows: the embedded one, and PostgreSQL where `DATABASE_URL` names an
 //! empty database for it. Each operation is done a hundred times; the median counts.
 
-use std::fmt::Write as _;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -14,61 +13,37 @@ use recording_gateway::domain::{
     ContentDigest, Durability, GatewayId, ObjectKey, Recording, StoreKind, StoreSet,
 };
 use recording_gateway::storage::ListScope;
-use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use super::growth::{Growth, grouped};
 use super::table::Spread;
 
 const TIMES: usize = 100;
 /// Recordings of one session.
 const SESSION: u64 = 1000;
 
-/// Microseconds by operation, for each size.
-type Columns = Vec<(String, Vec<(&'static str, Spread)>)>;
-
-/// Prints a table of its own: the sizes are its columns. Returns it as JSON.
-pub fn run(sizes: &[u64], dir: &std::path::Path) -> anyhow::Result<Value> {
+/// The sizes are its columns.
+pub fn run(sizes: &[u64], dir: &std::path::Path) -> anyhow::Result<Growth> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let mut columns = Columns::new();
+    let mut growth = Growth::new("catalogue", "operation of the catalogue, median, by recordings in it");
     for size in sizes {
         eprintln!("a catalogue of {size}");
         let path = dir.join(format!("catalog-{size}.sqlite"));
         let (catalog, _) = runtime.block_on(sqlite::open(&path, GatewayId("bench".into())))?;
-        columns.push((format!("{size}"), runtime.block_on(measure(&catalog, *size))?));
+        let figures = runtime.block_on(measure(&catalog, *size))?;
+        growth.column(grouped(*size), Some(*size as f64));
+        figures.into_iter().for_each(|(what, spread)| growth.add(what, "µs", spread));
     }
     if let Ok(url) = std::env::var("DATABASE_URL") {
         let url = url.parse().context("DATABASE_URL")?;
         let size = sizes.iter().copied().rfind(|size| *size <= 10_000).unwrap_or(1);
         eprintln!("a catalogue of {size} on PostgreSQL");
         let (catalog, _) = runtime.block_on(postgres::open(&url, GatewayId("bench".into())))?;
-        columns.push((format!("{size}, PostgreSQL"), runtime.block_on(measure(&catalog, size))?));
+        let figures = runtime.block_on(measure(&catalog, size))?;
+        growth.column(format!("{}, PostgreSQL", grouped(size)), None);
+        figures.into_iter().for_each(|(what, spread)| growth.add(what, "µs", spread));
     }
-    println!("{}", table(&columns));
-    let operation = |(what, spread): &(&str, Spread)| {
-        let mut json = spread.json();
-        json["what"] = json!(what);
-        json["unit"] = json!("µs");
-        json
-    };
-    let column = |(size, figures): &(String, Vec<_>)| json!({"recordings": size, "operations": figures.iter().map(operation).collect::<Value>()});
-    Ok(columns.iter().map(column).collect())
-}
-
-fn table(columns: &Columns) -> String {
-    let mut out = String::from("| operation, median µs | ");
-    for (size, _) in columns {
-        let _ = write!(out, "{size} | ");
-    }
-    out.push_str("\n| --- |");
-    out.push_str(&" --- |".repeat(columns.len()));
-    let operations = columns.first().map_or(0, |(_, figures)| figures.len());
-    for row in 0..operations {
-        let _ = write!(out, "\n| {} | ", columns[0].1[row].0);
-        for (_, figures) in columns {
-            let _ = write!(out, "{:.0} | ", figures[row].1.median);
-        }
-    }
-    out
+    Ok(growth)
 }
 
 /// One of those that every operation is tried on.

@@ -90,17 +90,8 @@ impl Connection {
 
     /// Sends the part of a form upload before the data.
     pub fn begin_form(&mut self, path: &str, size: u64, chunked: bool) -> anyhow::Result<()> {
-        let (part, end) = (part_head(), form_end());
-        let length = match chunked {
-            true => "Transfer-Encoding: chunked".to_owned(),
-            false => format!("Content-Length: {}", part.len() as u64 + size + end.len() as u64),
-        };
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: bench\r\n\
-             Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n{length}\r\n\r\n"
-        );
-        self.stream.write_all(head.as_bytes())?;
-        self.send(part.as_bytes(), chunked)
+        self.stream.write_all(form_head(path, size, chunked).as_bytes())?;
+        self.send(part_head().as_bytes(), chunked)
     }
 
     /// Sends some of the data.
@@ -267,14 +258,28 @@ fn header<'a>(head: &'a str, wanted: &str) -> Option<&'a str> {
     lines.filter(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim()).next()
 }
 
-fn part_head() -> String {
+/// The head of the request that uploads a form.
+pub fn form_head(path: &str, size: u64, chunked: bool) -> String {
+    let length = match chunked {
+        true => "Transfer-Encoding: chunked".to_owned(),
+        false => format!("Content-Length: {}", part_head().len() as u64 + size + form_end().len() as u64),
+    };
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: bench\r\n\
+         Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n{length}\r\n\r\n"
+    )
+}
+
+/// What stands in the body before the data.
+pub fn part_head() -> String {
     format!(
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"recording\"; filename=\"bench.webm\"\r\n\
          Content-Type: video/webm\r\n\r\n"
     )
 }
 
-fn form_end() -> String {
+/// What follows the data.
+pub fn form_end() -> String {
     format!(
         "\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"recording_type\"\r\n\r\nsession\r\n\
          --{BOUNDARY}--\r\n"

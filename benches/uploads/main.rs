@@ -7,10 +7,13 @@ mod catalogue;
 mod chart;
 mod client;
 mod cloud;
+mod curves;
 mod floor;
+mod growth;
 mod process;
 mod rivals;
 mod scale;
+mod slow;
 mod sync;
 mod table;
 
@@ -21,9 +24,9 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use serde_json::Value;
 
 use client::{Connection, Data, FRAMES_16K, Framing, LARGE, WRITES_16K};
+use growth::Growth;
 use process::{Process, recordings};
 use table::Samples;
 
@@ -35,13 +38,13 @@ const GROUPS: [&str; 11] = [
     "many",
     "rivals",
     "small",
-    "memory",
     "cloud",
     "content",
     "sync",
     "first-page",
     "start",
     "catalogue",
+    "scale",
 ];
 
 struct Options {
@@ -52,6 +55,7 @@ struct Options {
     rounds: usize,
     json: Option<PathBuf>,
     chart: Option<PathBuf>,
+    scale_chart: Option<PathBuf>,
     groups: Vec<String>,
 }
 
@@ -62,10 +66,10 @@ struct Bench {
     samples: Samples,
     /// SHA-256 of the large upload.
     digest: String,
-    /// Programs that were wanted and are not here, and what brings them.
+    /// What was wanted and is not possible here, and what it needs.
     missing: BTreeSet<String>,
-    /// What the catalogue's operations took.
-    catalogue: Value,
+    /// How figures grow.
+    growth: Vec<Growth>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -75,6 +79,7 @@ fn main() -> anyhow::Result<()> {
         rounds: 5,
         json: None,
         chart: None,
+        scale_chart: None,
         groups: Vec::new(),
     };
     let mut place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
@@ -87,11 +92,13 @@ fn main() -> anyhow::Result<()> {
             "--quick" => (options.size, options.huge, options.rounds) = (64 * MIB, 0, 3),
             "--json" => options.json = Some(value()?.into()),
             "--chart" => options.chart = Some(value()?.into()),
+            "--scale-chart" => options.scale_chart = Some(value()?.into()),
             "--rounds" => options.rounds = value()?.parse()?,
             "--dir" => place = value()?.into(),
             "--only" => options.groups = value()?.split(',').map(str::to_owned).collect(),
             _ => bail!(
-                "unknown: {arg}; there are --quick, --rounds N, --json FILE, --chart FILE.svg, --dir DIR, --only {}",
+                "unknown: {arg}; there are --quick, --rounds N, --json FILE, --chart FILE.svg, --scale-chart FILE.svg, --dir DIR, \
+                 --only {}",
                 GROUPS.join(",")
             ),
         }
@@ -103,22 +110,27 @@ fn main() -> anyhow::Result<()> {
     let place = place.canonicalize()?;
     let dir = tempfile::Builder::new().prefix("uploads-bench-").tempdir_in(&place)?;
     let (data, samples, missing) = (Data::new(), Samples::default(), BTreeSet::new());
-    let mut bench =
-        Bench { options, data, dir, samples, digest: String::new(), missing, catalogue: Value::Null };
+    let mut bench = Bench { options, data, dir, samples, digest: String::new(), missing, growth: Vec::new() };
     bench.run()?;
     println!("{}", table::markdown(&bench.samples));
+    for growth in &bench.growth {
+        println!("{}", growth.markdown());
+    }
     for missing in &bench.missing {
-        println!("Not installed: {missing}");
+        println!("Left out: {missing}");
     }
     if let Some(path) = &bench.options.json {
         let json = serde_json::json!({
-            "bytes": bench.options.size, "lines": table::json(&bench.samples), "catalogue": bench.catalogue,
-            "missing": bench.missing,
+            "bytes": bench.options.size, "lines": table::json(&bench.samples),
+            "growth": bench.growth.iter().map(Growth::json).collect::<Vec<_>>(), "missing": bench.missing,
         });
         std::fs::write(path, format!("{json:#}\n"))?;
     }
     if let Some(path) = &bench.options.chart {
         std::fs::write(path, chart::svg(&bench.samples, bench.options.size))?;
+    }
+    if let Some(path) = &bench.options.scale_chart {
+        std::fs::write(path, curves::svg(&bench.growth))?;
     }
     Ok(())
 }
@@ -141,9 +153,9 @@ impl Bench {
             if self.wanted("small") {
                 self.small()?;
             }
-            if self.wanted("memory") {
-                let peak = self.peak_after(MIB)?;
-                self.samples.add("peak 1 MiB", peak);
+            if self.wanted("scale") {
+                self.peak_of_a_mib()?;
+                self.thousand_slow()?;
             }
             if self.wanted("cloud") {
                 self.cloud()?;
@@ -163,15 +175,13 @@ impl Bench {
         }
         if self.wanted("catalogue") {
             let sizes: &[u64] = if self.options.huge == 0 { &[1, 10_000] } else { &[1, 10_000, 1_000_000] };
-            self.catalogue = catalogue::run(sizes, self.fresh()?.path())?;
+            let growth = catalogue::run(sizes, self.fresh()?.path())?;
+            self.growth.push(growth);
         }
-        if self.wanted("memory") {
-            self.slow_clients()?;
-            if self.options.huge > 0 {
-                eprintln!("one upload of {} GiB", self.options.huge >> 30);
-                let peak = self.peak_after(self.options.huge)?;
-                self.samples.add("peak 10 GiB", peak);
-            }
+        if self.wanted("scale") {
+            self.slow_growth()?;
+            self.upload_growth()?;
+            self.session_growth()?;
         }
         Ok(())
     }
@@ -341,46 +351,6 @@ impl Bench {
         })?;
         self.samples.add("small", (CLIENTS * each) as f64 / wall);
         self.samples.add("small cpu ms each", (gateway.cpu()? - before) * 1e3 / (CLIENTS * each) as f64);
-        Ok(())
-    }
-
-    fn peak_after(&self, size: u64) -> anyhow::Result<f64> {
-        let dir = self.fresh()?;
-        let gateway = Process::gateway(dir.path(), None, &[])?;
-        Connection::open(gateway.address)?.upload(&self.data, "bench", size, LARGE)?;
-        gateway.peak_mib()
-    }
-
-    /// A thousand uploads that are all under way at the same time, 16 KiB at a time.
-    fn slow_clients(&mut self) -> anyhow::Result<()> {
-        const CLIENTS: usize = 1000;
-        const PASSES: u64 = 20;
-        const PIECE: u64 = 16 << 10;
-        let dir = self.fresh()?;
-        let gateway = Process::gateway(dir.path(), None, &[])?;
-        let mut connections = Vec::new();
-        for n in 0..CLIENTS {
-            let mut connection = Connection::open(gateway.address)?;
-            let path = format!("/recordings/upload/slow-{}", n % 50);
-            connection.begin_form(&path, PASSES * PIECE, false)?;
-            connections.push(connection);
-        }
-        for piece in self.data.pieces(PASSES * PIECE, PIECE as usize) {
-            for connection in &mut connections {
-                connection.send(piece, false)?;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        let mut dropped = 0;
-        connections.iter_mut().try_for_each(|connection| connection.end_upload(false))?;
-        for connection in &mut connections {
-            if let Err(error) = connection.json() {
-                eprintln!("a slow upload failed: {error:#}");
-                dropped += 1;
-            }
-        }
-        self.samples.add("slow peak", gateway.peak_mib()?);
-        self.samples.add("slow dropped", f64::from(dropped));
         Ok(())
     }
 

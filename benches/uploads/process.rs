@@ -132,6 +132,11 @@ impl Process {
         Ok(sum)
     }
 
+    /// Files and sockets that it has open now.
+    pub fn descriptors(&self) -> anyhow::Result<f64> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count() as f64)
+    }
+
     /// The process and those that descend from it.
     fn family(&self) -> anyhow::Result<Vec<Stat>> {
         let mut others = Vec::new();

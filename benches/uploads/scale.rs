@@ -1,6 +1,6 @@
-//! How soon the gateway answers when there is much: the first page of a long session, the first answer after a start.
+//! What much costs: pages of long sessions, the first answer after a start, very large uploads.
 //!
-//! Apart because both begin with a directory that was filled past HTTP.
+//! Apart because the most of it begins with a directory that was filled past HTTP.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,9 +13,11 @@ use recording_gateway::domain::{
 use sha2::{Digest, Sha256};
 use sqlx::{AnyConnection, Connection as _, Row};
 
-use super::client::Connection;
+use super::client::{Connection, LARGE};
+use super::growth::{Growth, grouped};
 use super::process::{Process, recordings};
-use super::{Bench, catalogue};
+use super::table::Spread;
+use super::{Bench, MIB, catalogue};
 
 /// Recordings of the long session.
 const LONG: usize = 10_000;
@@ -23,6 +25,8 @@ const LONG: usize = 10_000;
 const PAGE: usize = 100;
 /// Questions of a round; their median counts.
 const TIMES: usize = 50;
+/// Pages that are asked for after an upload.
+const AFTER: usize = 10;
 /// What the catalogue knows when the gateway starts.
 const SESSIONS: usize = 100;
 const EACH: usize = 1000;
@@ -43,11 +47,101 @@ impl Bench {
         let address = format!("sqlite://{}?mode=ro", catalogue_file(dir.path()).display());
         let mut database = runtime.block_on(AnyConnection::connect(&address))?;
         for _ in 0..self.options.rounds {
-            let query = median_ms(|| runtime.block_on(one_query(&mut database)))?;
-            self.samples.add("page query", query);
-            let page = median_ms(|| connection.text("/recordings/long-0/list").map(drop))?;
-            self.samples.add("page", page);
+            let query = times_ms(|| runtime.block_on(one_query(&mut database)))?;
+            self.samples.add("page query", query.median);
+            let page = times_ms(|| connection.text("/recordings/long-0/list").map(drop))?;
+            self.samples.add("page", page.median);
         }
+        Ok(())
+    }
+
+    /// One session that grows, all of it on the local disk.
+    pub(super) fn session_growth(&mut self) -> anyhow::Result<()> {
+        let sizes: &[usize] = if self.options.huge == 0 { &[1000, 10_000] } else { &[1000, 10_000, 100_000] };
+        let mut growth = Growth::new("session", "a session on the local disk, by its recordings");
+        for each in sizes.iter().copied() {
+            eprintln!("a session of {each}");
+            let dir = self.fresh()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(fill(dir.path(), 1, each))?;
+            let gateway = Process::gateway(dir.path(), None, &[])?;
+            let mut connection = Connection::open(gateway.address)?;
+            growth.column(grouped(each as u64), Some(each as f64));
+            let start = Instant::now();
+            let page = connection.text("/recordings/long-0/list")?;
+            growth.add_one("first page, the first time", "ms", start.elapsed().as_secs_f64() * 1e3);
+            ensure!(page.contains(&format!("\"total_count\":{each}")), "not everything is there");
+            let middle = middle(&mut connection, each)?;
+            for (what, path) in [
+                ("first page", "/recordings/long-0/list"),
+                ("page in the middle", &middle),
+                ("newest recording", "/recordings/long-0"),
+                ("list of sessions", "/recordings"),
+            ] {
+                growth.add(what, "ms", times_ms(|| connection.text(path).map(drop))?);
+            }
+            // What is in the directory is looked at anew.
+            let mut after = Vec::with_capacity(AFTER);
+            for _ in 0..AFTER {
+                connection.upload(&self.data, "long-0", 64 << 10, LARGE)?;
+                let start = Instant::now();
+                connection.text("/recordings/long-0/list")?;
+                after.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            growth.add("first page after an upload", "ms", Spread::of(&after).context("no uploads")?);
+            growth.add_one("peak memory", "MiB", gateway.peak_mib()?);
+        }
+        self.growth.push(growth);
+        Ok(())
+    }
+
+    /// One upload that grows. The least and the most of them have a target.
+    pub(super) fn upload_growth(&mut self) -> anyhow::Result<()> {
+        let mut sizes = vec![(MIB, "1 MiB"), (100 * MIB, "100 MiB"), (1024 * MIB, "1 GiB")];
+        if self.options.huge > 0 {
+            sizes.push((self.options.huge, "10 GiB"));
+        }
+        let mut growth = Growth::new("size", "one upload, by its size");
+        for (size, label) in sizes {
+            eprintln!("one upload of {label}");
+            let dir = self.fresh()?;
+            let gateway = Process::gateway(dir.path(), None, &[])?;
+            let before = gateway.cpu()?;
+            let mut connection = Connection::open(gateway.address)?;
+            connection.begin_form("/recordings/upload/bench", size, false)?;
+            let (mut sent, mut descriptors) = (0, None);
+            for piece in self.data.pieces(size, LARGE.piece) {
+                connection.send(piece, false)?;
+                sent += piece.len() as u64;
+                if descriptors.is_none() && sent >= size / 2 {
+                    descriptors = Some(gateway.descriptors()?);
+                }
+            }
+            connection.end_upload(false)?;
+            connection.json()?;
+            let peak = gateway.peak_mib()?;
+            growth.column(label.to_owned(), Some(size as f64 / MIB as f64));
+            growth.add_one("peak memory", "MiB", peak);
+            growth.add_one("open descriptors", "files and sockets", descriptors.unwrap_or_default());
+            if size >= 100 * MIB {
+                // What is below the clock's tick tells nothing.
+                let gib = size as f64 / (1024 * MIB) as f64;
+                growth.add_one("processor time for a GiB", "s", (gateway.cpu()? - before) / gib);
+            }
+            if size == self.options.huge {
+                self.samples.add("peak 10 GiB", peak);
+            }
+        }
+        self.growth.push(growth);
+        Ok(())
+    }
+
+    /// The most memory that one upload takes.
+    pub(super) fn peak_of_a_mib(&mut self) -> anyhow::Result<()> {
+        let dir = self.fresh()?;
+        let gateway = Process::gateway(dir.path(), None, &[])?;
+        Connection::open(gateway.address)?.upload(&self.data, "bench", MIB, LARGE)?;
+        self.samples.add("peak 1 MiB", gateway.peak_mib()?);
         Ok(())
     }
 
@@ -75,16 +169,30 @@ impl Bench {
     }
 }
 
-/// The median of some repetitions, in milliseconds.
-fn median_ms(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+/// Some repetitions, in milliseconds.
+fn times_ms(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Spread> {
     let mut times = Vec::with_capacity(TIMES);
     for _ in 0..TIMES {
         let start = Instant::now();
         work()?;
         times.push(start.elapsed().as_secs_f64() * 1e3);
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times[TIMES / 2])
+    Spread::of(&times).context("no repetitions")
+}
+
+/// Goes through the session page by page up to the middle. The path of the page of 100 there.
+fn middle(connection: &mut Connection, each: usize) -> anyhow::Result<String> {
+    let (mut cursor, mut passed) = (String::new(), 0);
+    while passed < each / 2 {
+        let limit = (each / 2 - passed).min(1000);
+        let text = connection.text(&format!("/recordings/long-0/list?limit={limit}{cursor}"))?;
+        let page: serde_json::Value = serde_json::from_str(&text)?;
+        passed += page["recordings"].as_array().map_or(0, Vec::len);
+        let next = page["next_cursor"].as_str().context("the session ends before its middle")?;
+        cursor = format!("&cursor={next}");
+    }
+    ensure!(passed == each / 2, "{passed} recordings before the middle");
+    Ok(format!("/recordings/long-0/list?limit=100{cursor}"))
 }
 
 /// A page by the index that is made for it, with every column that an answer shows.
@@ -144,6 +252,8 @@ async fn fill(dir: &Path, sessions: usize, each: usize) -> anyhow::Result<()> {
             });
         }
         catalog.adopt(&batch, false, &Origin::gateway("bench")).await?;
+        // A directory that changed a moment ago is read anew for each page.
+        std::fs::File::open(&place)?.set_modified(hour_ago)?;
     }
     catalog.close().await;
     Ok(())

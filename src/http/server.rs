@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
 use self::prompt::Prompt;
@@ -39,15 +39,34 @@ const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 const READ_BYTES: [(usize, usize); 4] =
     [(256 << 10, 8), (128 << 10, 64), (64 << 10, 200), (32 << 10, usize::MAX)];
 
+/// Connections that the system may hold until they are accepted, as far as it allows (net.core.somaxconn). With the usual
+/// 128 a thousand clients that come within a tenth of a second are turned away, some of them after they began to send.
+const BACKLOG: u32 = 4096;
+
+/// Listens at the first of the host's addresses that can be had.
+///
+/// # Errors
+/// Why the last of them could not be.
+pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the host has no address");
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // The port can be had again while connections of the gateway before are still closing.
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
 /// Serves until `tasks` is told to stop, then lets running requests finish within the grace. Returns how many
 /// connections were cut off then.
 pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, tasks: Tasks) -> usize {
     let mut builder = Builder::new(TokioExecutor::new());
     // hyper's timeouts are off without a timer.
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -113,5 +132,20 @@ async fn wait_after(error: &io::Error) {
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         tracing::error!(error = %error, "cannot accept connections; trying again in a second");
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients that come all at once are held until they are accepted.
+    #[tokio::test]
+    async fn a_rush_of_connections_is_not_turned_away() {
+        let listener = listen("127.0.0.1", 0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let rush = futures_util::future::try_join_all((0..400).map(|_| TcpStream::connect(address)));
+        let held = tokio::time::timeout(Duration::from_millis(900), rush).await;
+        assert_eq!(held.expect("without a second try, which comes after a second").unwrap().len(), 400);
     }
 }

@@ -72,7 +72,7 @@ pub(super) async fn upload_recording(
     body: Body,
 ) -> Result<Response, Problem> {
     let session = SessionId::parse(&session)?;
-    let received = receive_form(&edge, &services, session.clone(), &headers, body).await;
+    let received = receive_form(&edge, &services, session.clone(), headers, body).await;
     if let Err(problem) = &received
         && DENIED.contains(&problem.code)
     {
@@ -87,10 +87,10 @@ async fn receive_form(
     edge: &Edge,
     services: &Services,
     session: SessionId,
-    headers: &HeaderMap,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Receipt, Problem> {
-    let content_type = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
+    let content_type = text(&headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
     let boundary = boundary(content_type)?;
     if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Problem::new(
@@ -99,16 +99,19 @@ async fn receive_form(
             "Send the form without Content-Encoding; recordings are stored as they are.",
         ));
     }
-    let request_bytes = text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
-    let expected_body = digest_field(headers, "content-digest")?;
+    let request_bytes =
+        text(&headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+    let expected_body = digest_field(&headers, "content-digest")?;
     let options = UploadOptions {
         request_bytes,
-        idempotency_key: idempotency_key(headers)?,
-        expected_digest: digest_field(headers, "repr-digest")?,
-        respond_async: prefers_async(headers),
+        idempotency_key: idempotency_key(&headers)?,
+        expected_digest: digest_field(&headers, "repr-digest")?,
+        respond_async: prefers_async(&headers),
         // What cannot be read is no job either.
         parent_job: headers.get("gateway-job").map(|id| id.to_str().unwrap_or_default().to_owned()),
     };
+    // They are pieces of what was read first, which would stay in memory as long as they do.
+    drop(headers);
     let mut incoming = services.begin_upload(session, options).await?;
 
     let hasher = expected_body.map(|_| Arc::new(Mutex::new(Sha256::new())));

@@ -226,7 +226,12 @@ impl Look<'_> {
             }
             Bucket::Sessions(_) | Bucket::Unasked => Vec::new(),
         };
-        let local = self.services.strangers(self.files(&summary.session).await?, self.hidden).await?;
+        let local = match self.services.files_are_known(&summary.session).await {
+            Ok(true) => Vec::new(),
+            Ok(false) | Err(_) => {
+                self.services.strangers(self.files(&summary.session).await?, self.hidden).await?
+            }
+        };
         if supabase.is_empty() && local.is_empty() {
             return Ok(summary);
         }

@@ -11,9 +11,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use tempfile::TempPath;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{BlockPool, End, Progress, Shared, SpoolError};
+
+/// Flushes at once in the whole program: enough for the disk to do many in one go, without a thread for each upload that
+/// ends.
+static FLUSHES: Semaphore = Semaphore::const_new(64);
 
 /// Bytes on disk that are growing or finished. Clones share the file.
 #[derive(Clone)]
@@ -98,7 +102,9 @@ impl SpoolReader {
     /// write.
     pub async fn make_safe(&self) -> Result<(), SpoolError> {
         let shared = self.shared.clone();
+        let turn = FLUSHES.acquire().await.expect("the semaphore is never closed");
         let synced = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             shared.file.sync_all()?;
             let path = shared.path.lock().unwrap_or_else(|e| e.into_inner());
             if let Some(dir) = path.as_ref().and_then(|path| path.parent()) {

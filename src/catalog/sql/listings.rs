@@ -157,11 +157,15 @@ pub(super) async fn sessions_page(
     let by_bytes = by_bytes(dialect, "session_id");
     let later = match after {
         None => String::new(),
-        Some(_) => format!("HAVING MAX(uploaded_at) < $2 OR (MAX(uploaded_at) = $2 AND {by_bytes} < $3)"),
+        Some(_) => format!("AND (newest < $2 OR (newest = $2 AND {by_bytes} < $3))"),
     };
+    // Grows with the sessions, not with their recordings.
     let text = format!(
-        "SELECT session_id, MAX(uploaded_at) FROM recordings GROUP BY session_id {later}
-         ORDER BY MAX(uploaded_at) DESC, {by_bytes} DESC LIMIT $1"
+        "SELECT session_id, newest FROM (
+             SELECT session_id, (SELECT MAX(uploaded_at) FROM recordings
+                                 WHERE recordings.session_id = session_counts.session_id) AS newest
+             FROM session_counts WHERE recordings > 0) AS counted
+         WHERE newest IS NOT NULL {later} ORDER BY newest DESC, {by_bytes} DESC LIMIT $1"
     );
     let mut question = sql(AssertSqlSafe(text)).bind(i64::try_from(limit).unwrap_or(i64::MAX));
     if let Some(after) = after {
@@ -171,8 +175,8 @@ pub(super) async fn sessions_page(
         .map(|row| Ok((session_of(row)?, row.try_get(1)?)))
         .collect::<Result<_>>()?;
     let mut totals = totals(tx, &newest).await?;
-    let counted = sql("SELECT COUNT(*), CAST(COALESCE(SUM(n), 0) AS BIGINT)
-         FROM (SELECT COUNT(*) AS n FROM recordings GROUP BY session_id) AS counted")
+    let counted = sql("SELECT COUNT(*), CAST(COALESCE(SUM(recordings), 0) AS BIGINT)
+         FROM session_counts WHERE recordings > 0")
     .fetch_one(&mut **tx)
     .await?;
     let reserved = sql("SELECT session_id, filename FROM reservations").fetch_all(&mut **tx).await?;
