@@ -1,15 +1,17 @@
-//! The writing end of a spool file. Frames of any size are gathered into blocks; full blocks are hashed and written
-//! while the next ones fill: by two jobs at the same time, or by one where many uploads run. Work per frame is one copy.
+//! The writing end of a spool file. Frames of any size are gathered into blocks; each full block is hashed and
+//! written while the next block fills: by two jobs at the same time, or by one where many uploads run. Work per frame
+//! is one copy.
 
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use rustix::fs::{Advice, fadvise};
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinError;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use super::block::{Block, Entered};
 use super::past_cache::PastCache;
@@ -20,12 +22,9 @@ use crate::domain::ContentDigest;
 
 /// Page-cache writes larger than this are slower on common file systems.
 const WRITE_BYTES: usize = 128 << 10;
-/// With more uploads than this one job hashes and writes a block.
+/// With more uploads than this one job hashes and writes a block: there is enough to do at the same time, and each job
+/// costs a change of threads.
 const APART_UPLOADS: usize = 16;
-/// Blocks in a job, and as many that wait for the next one.
-const APART_BLOCKS: usize = 2;
-/// The same where one job does both.
-const TOGETHER_BLOCKS: usize = 1;
 /// Write-back is started each time this much was written, so that the final fsync is short.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
@@ -37,7 +36,8 @@ pub struct SpoolWriter {
     block: Option<Block>,
     /// Bytes handed to the lanes so far.
     dispatched: u64,
-    lanes: Lanes,
+    hash: Lane<Sha256>,
+    write: Lane<WriteState>,
     /// Set by `publish`; otherwise the drop abandons.
     finished: bool,
     _entered: Entered,
@@ -71,6 +71,8 @@ struct WriteState {
     past_cache: PastCache,
     /// Whether the page cache would be for nobody.
     unfollowed: bool,
+    /// Here, and not in its own lane, while one job does both.
+    hasher: Option<Sha256>,
 }
 
 impl SpoolWriter {
@@ -82,12 +84,14 @@ impl SpoolWriter {
             room: None,
             past_cache,
             unfollowed: false,
+            hasher: None,
         };
         Self {
             gate,
             block: None,
             dispatched: 0,
-            lanes: Lanes::Idle(Duties { write: state, hash: Sha256::new() }),
+            hash: Lane::new(Sha256::new()),
+            write: Lane::new(state),
             finished: false,
             _entered: shared.blocks.enter(),
             shared,
@@ -96,8 +100,8 @@ impl SpoolWriter {
 
     /// Writes within the room that was promised, and beyond it only down to the mark. Called before the first byte.
     pub fn within(mut self, room: Reserved) -> Self {
-        if let Lanes::Idle(duties) = &mut self.lanes {
-            duties.write.room = Some(room);
+        if let At::Idle(state) = &mut self.write.at {
+            state.room = Some(room);
         }
         self
     }
@@ -105,8 +109,8 @@ impl SpoolWriter {
     /// Nobody follows while it is written: it goes past the page cache as far as the file system lets it. Called
     /// before the first byte. Followers may come all the same; they read from the disk.
     pub fn unfollowed(mut self) -> Self {
-        if let Lanes::Idle(duties) = &mut self.lanes {
-            duties.write.unfollowed = true;
+        if let At::Idle(state) = &mut self.write.at {
+            state.unfollowed = true;
         }
         self
     }
@@ -139,34 +143,53 @@ impl SpoolWriter {
     /// The clean end. Returns when every byte is written and hashed. Followers do not know yet: see
     /// [`Spooled::publish`].
     pub async fn finish(mut self) -> Result<Spooled, SpoolError> {
-        if !matches!(self.lanes, Lanes::Idle(_)) {
+        if self.block.is_some() {
             self.dispatch().await?;
         }
-        let mut duties = std::mem::replace(&mut self.lanes, Lanes::Lost).end().await?;
-        if let Some(only) = self.block.take() {
-            self.dispatched = only.as_ref().len() as u64;
-            let permit = self.gate.clone().acquire_owned().await.expect("the gate is never closed");
-            let job = move || {
-                let _permit = permit;
-                duties.take(only.as_ref()).map(|()| duties)
-            };
-            duties = ran(tokio::task::spawn_blocking(job).await)?;
-        }
-        let size_bytes = duties.write.offset;
-        let digest: [u8; 32] = std::mem::take(&mut duties.hash).finalize().into();
-        // The room that was promised is held as long as the writer.
-        self.lanes = Lanes::Idle(duties);
+        self.part().await?;
+        let size_bytes = self.write.idle().await?.offset;
+        let digest: [u8; 32] = self.hash.take().await?.finalize().into();
         Ok(Spooled { size_bytes, sha256: ContentDigest::from_bytes(digest), writer: self })
     }
 
     async fn dispatch(&mut self) -> Result<(), SpoolError> {
         let Some(block) = self.block.take() else { return Ok(()) };
         self.dispatched += block.as_ref().len() as u64;
-        // Whoever stops waiting, or is told an error, leaves them lost.
-        let lanes = std::mem::replace(&mut self.lanes, Lanes::Lost);
-        let mut lanes = lanes.arranged(self.shared.blocks.uploads(), &self.gate).await?;
-        lanes.give(block).await?;
-        self.lanes = lanes;
+        if self.shared.blocks.uploads() > APART_UPLOADS {
+            return self.dispatch_together(block).await;
+        }
+        self.part().await?;
+        let block = Arc::new(block);
+        let to_write = block.clone();
+        self.write.run(&self.gate, move |state| state.write(to_write.as_ref().as_ref())).await?;
+        self.hash
+            .run(&self.gate, move |hasher| {
+                hasher.update(block.as_ref().as_ref());
+                Ok(())
+            })
+            .await
+    }
+
+    async fn dispatch_together(&mut self, block: Block) -> Result<(), SpoolError> {
+        if self.write.idle().await?.hasher.is_none() {
+            let hasher = self.hash.take().await?;
+            self.write.idle().await?.hasher = Some(hasher);
+        }
+        let both = move |state: &mut WriteState| {
+            state.write(block.as_ref())?;
+            if let Some(hasher) = &mut state.hasher {
+                hasher.update(block.as_ref());
+            }
+            Ok(())
+        };
+        self.write.run(&self.gate, both).await
+    }
+
+    /// Gives the hasher its own lane back.
+    async fn part(&mut self) -> Result<(), SpoolError> {
+        if let Some(hasher) = self.write.idle().await?.hasher.take() {
+            self.hash = Lane::new(hasher);
+        }
         Ok(())
     }
 }
@@ -212,135 +235,68 @@ impl WriteState {
     }
 }
 
-/// What the blocks pass through on the blocking pool.
-enum Lanes {
-    /// No block was full yet.
-    Idle(Duties),
-    /// Two jobs at the same time.
-    Apart { write: Lane<WriteState>, hash: Lane<Sha256> },
-    /// One job that does both: with many uploads there is enough to do at the same time, and each job costs a change
-    /// of threads.
-    Together(Lane<Duties>),
-    /// A job failed or panicked, or the upload was given up while it waited for one.
+/// A state that jobs on the blocking pool change one after the other.
+struct Lane<T> {
+    at: At<T>,
+}
+
+enum At<T> {
+    Idle(T),
+    Busy(JoinHandle<io::Result<T>>),
+    /// A job failed or panicked: the state is gone.
     Lost,
 }
 
-struct Duties {
-    write: WriteState,
-    hash: Sha256,
-}
+impl<T: Send + 'static> Lane<T> {
+    fn new(state: T) -> Self {
+        Self { at: At::Idle(state) }
+    }
 
-impl Duties {
-    fn take(&mut self, block: &[u8]) -> io::Result<()> {
-        self.write.write(block)?;
-        self.hash.update(block);
+    /// Waits until the running job, if any, is done.
+    async fn idle(&mut self) -> Result<&mut T, SpoolError> {
+        if let At::Busy(job) = &mut self.at {
+            let done = poll_job(Pin::new(job)).await;
+            self.at = At::Lost;
+            self.at = At::Idle(done?);
+        }
+        match &mut self.at {
+            At::Idle(state) => Ok(state),
+            _ => Err(SpoolError::Abandoned),
+        }
+    }
+
+    async fn take(&mut self) -> Result<T, SpoolError> {
+        self.idle().await?;
+        match std::mem::replace(&mut self.at, At::Lost) {
+            At::Idle(state) => Ok(state),
+            _ => Err(SpoolError::Abandoned),
+        }
+    }
+
+    /// Starts `job` as soon as the one before it is done and the gate lets it in.
+    async fn run(
+        &mut self,
+        gate: &Arc<Semaphore>,
+        job: impl FnOnce(&mut T) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), SpoolError> {
+        self.idle().await?;
+        let permit = gate.clone().acquire_owned().await.expect("the gate is never closed");
+        let mut state = self.take().await?;
+        self.at = At::Busy(tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            job(&mut state)?;
+            Ok(state)
+        }));
         Ok(())
     }
 }
 
-impl Lanes {
-    /// Starts them as suits the number of uploads, if they run otherwise or not at all.
-    async fn arranged(self, uploads: usize, gate: &Arc<Semaphore>) -> Result<Self, SpoolError> {
-        let apart = uploads <= APART_UPLOADS;
-        match (&self, apart) {
-            (Self::Apart { .. }, true) | (Self::Together(_), false) | (Self::Lost, _) => return Ok(self),
-            _ => {}
-        }
-        let Duties { write, hash } = self.end().await?;
-        if !apart {
-            let lane = Lane::start(Duties { write, hash }, Duties::take, TOGETHER_BLOCKS, gate);
-            return Ok(Self::Together(lane));
-        }
-        let hashing = |hash: &mut Sha256, block: &[u8]| {
-            hash.update(block);
-            Ok(())
-        };
-        Ok(Self::Apart {
-            write: Lane::start(write, WriteState::write, APART_BLOCKS, gate),
-            hash: Lane::start(hash, hashing, APART_BLOCKS, gate),
-        })
+async fn poll_job<T>(job: Pin<&mut JoinHandle<io::Result<T>>>) -> Result<T, SpoolError>
+where
+    JoinHandle<io::Result<T>>: Future<Output = Result<io::Result<T>, tokio::task::JoinError>>,
+{
+    match job.await {
+        Ok(done) => done.map_err(SpoolError::from),
+        Err(_) => Err(SpoolError::Abandoned),
     }
-
-    async fn give(&mut self, block: Block) -> Result<(), SpoolError> {
-        let block = Arc::new(block);
-        match self {
-            Self::Apart { write, hash } => {
-                write.give(block.clone()).await?;
-                hash.give(block).await
-            }
-            Self::Together(both) => both.give(block).await,
-            Self::Idle(_) | Self::Lost => Err(SpoolError::Abandoned),
-        }
-    }
-
-    /// Waits until every block went through.
-    async fn end(self) -> Result<Duties, SpoolError> {
-        match self {
-            Self::Idle(duties) => Ok(duties),
-            Self::Apart { write, hash } => Ok(Duties { write: write.end().await?, hash: hash.end().await? }),
-            Self::Together(both) => both.end().await,
-            Self::Lost => Err(SpoolError::Abandoned),
-        }
-    }
-}
-
-/// A state that jobs on the blocking pool change block by block, in the order they are given. Blocks that wait go
-/// into one job together, so that neither a slow write nor the change of threads holds up what comes behind.
-struct Lane<T> {
-    blocks: mpsc::Sender<Arc<Block>>,
-    /// Dropping it drops the blocks that no job has yet.
-    done: AbortOnDropHandle<Result<T, SpoolError>>,
-}
-
-impl<T: Send + 'static> Lane<T> {
-    /// At most `most` blocks are in a job, and as many wait.
-    fn start(
-        mut state: T,
-        work: fn(&mut T, &[u8]) -> io::Result<()>,
-        most: usize,
-        gate: &Arc<Semaphore>,
-    ) -> Self {
-        let (blocks, mut waiting) = mpsc::channel::<Arc<Block>>(most);
-        let gate = gate.clone();
-        let done = tokio::spawn(async move {
-            let mut batch = Vec::with_capacity(most);
-            while waiting.recv_many(&mut batch, most).await > 0 {
-                let permit = gate.clone().acquire_owned().await.expect("the gate is never closed");
-                let job = move || -> io::Result<_> {
-                    let _permit = permit;
-                    for block in batch.drain(..) {
-                        work(&mut state, block.as_ref().as_ref())?;
-                    }
-                    Ok((state, batch))
-                };
-                (state, batch) = ran(tokio::task::spawn_blocking(job).await)?;
-            }
-            Ok(state)
-        });
-        Self { blocks, done: AbortOnDropHandle::new(done) }
-    }
-
-    /// Waits for a place. After an error the lane is over.
-    async fn give(&mut self, block: Arc<Block>) -> Result<(), SpoolError> {
-        match self.blocks.send(block).await {
-            Ok(()) => Ok(()),
-            // It ended before its time, and says why.
-            Err(_) => Err(ended((&mut self.done).await).err().unwrap_or(SpoolError::Abandoned)),
-        }
-    }
-
-    async fn end(self) -> Result<T, SpoolError> {
-        let Self { blocks, done } = self;
-        drop(blocks);
-        ended(done.await)
-    }
-}
-
-/// What a job on the blocking pool answered; a panic there abandons the upload.
-fn ran<T>(job: Result<io::Result<T>, JoinError>) -> Result<T, SpoolError> {
-    job.map_err(|_| SpoolError::Abandoned)?.map_err(SpoolError::from)
-}
-
-fn ended<T>(lane: Result<Result<T, SpoolError>, JoinError>) -> Result<T, SpoolError> {
-    lane.unwrap_or(Err(SpoolError::Abandoned))
 }
