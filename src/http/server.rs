@@ -37,7 +37,7 @@ const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 /// Bytes read from a connection at once, with the number of open ones up to which a new one may; it keeps as much memory
 /// as ever came at once, and a longer head is refused. With them a thousand slow uploads stay small.
 const READ_BYTES: [(usize, usize); 4] =
-    [(256 << 10, 8), (128 << 10, 64), (64 << 10, 200), (32 << 10, usize::MAX)];
+    [(256 << 10, 8), (128 << 10, 64), (64 << 10, 200), (16 << 10, usize::MAX)];
 
 /// Connections that the system may hold until they are accepted, as far as it allows (net.core.somaxconn). With the usual
 /// 128 a thousand clients that come within a tenth of a second are turned away, some of them after they began to send.
