@@ -34,10 +34,13 @@ pub struct ServerLimits {
 /// HTTP/2 windows: bytes a client may send ahead. The protocol's 64 KiB hold a distant client at a crawl.
 const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 
-/// Bytes read from a connection at once, with the number of open ones up to which a new one may; it keeps as much memory
-/// as ever came at once, and a longer head is refused. With them a thousand slow uploads stay small.
-const READ_BYTES: [(usize, usize); 4] =
-    [(256 << 10, 8), (128 << 10, 64), (64 << 10, 200), (16 << 10, usize::MAX)];
+/// Bytes that may wait in a connection's buffer.
+const BUFFER_BYTES: usize = 256 << 10;
+/// A connection that comes when there are so many reads only [`SIP_BYTES`] at once: a buffer stays as large as what ever came
+/// at once, and a thousand slow uploads are to stay small.
+const MANY: usize = 64;
+/// A little less than the 16 KiB that the buffer then has: filled, it would double.
+const SIP_BYTES: usize = 15 << 10;
 
 /// Connections that the system may hold until they are accepted, as far as it allows (net.core.somaxconn). With the usual
 /// 128 a thousand clients that come within a tenth of a second are turned away, some of them after they began to send.
@@ -50,10 +53,14 @@ const BACKLOG: u32 = 4096;
 pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the host has no address");
     for address in tokio::net::lookup_host((host, port)).await? {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        // The port can be had again while connections of the gateway before are still closing.
-        socket.set_reuseaddr(true)?;
-        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let listener = socket.and_then(|socket| {
+            // The port can be had again while connections of the gateway before are still closing.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        });
+        match listener {
             Ok(listener) => return Ok(listener),
             Err(error) => failed = error,
         }
@@ -66,7 +73,11 @@ pub async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, tasks: Tasks) -> usize {
     let mut builder = Builder::new(TokioExecutor::new());
     // hyper's timeouts are off without a timer.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -92,13 +103,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
             },
             () = tasks.stopping().cancelled() => break,
         };
-        let open = graceful.count();
-        if let Some((read_bytes, _)) = READ_BYTES.iter().find(|(_, most)| open < *most) {
-            builder.http1().max_buf_size(*read_bytes);
-        }
+        let most = (graceful.count() >= MANY).then_some(SIP_BYTES);
         let connection = builder.serve_connection(
             // Without this an upload over HTTP/2 waits for acknowledgements that wait for it.
-            TokioIo::new(Prompt::new(without_delay(stream), limits.header_timeout)),
+            TokioIo::new(Prompt::new(without_delay(stream), limits.header_timeout, most)),
             TowerToHyperService::new(router.clone()),
         );
         let connection = graceful.watch(connection.into_owned());
@@ -144,8 +152,10 @@ mod tests {
     async fn a_rush_of_connections_is_not_turned_away() {
         let listener = listen("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let rush = futures_util::future::try_join_all((0..400).map(|_| TcpStream::connect(address)));
+        let system = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+        let clients = 400.min(system);
+        let rush = futures_util::future::try_join_all((0..clients).map(|_| TcpStream::connect(address)));
         let held = tokio::time::timeout(Duration::from_millis(900), rush).await;
-        assert_eq!(held.expect("without a second try, which comes after a second").unwrap().len(), 400);
+        assert_eq!(held.expect("without a second try, which comes after a second").unwrap().len(), clients);
     }
 }

@@ -27,6 +27,10 @@ const WHOLE: usize = 8;
 /// Objects on a page of the bucket's list.
 const ON_A_PAGE: u64 = 1000;
 
+/// Recordings from which on it is worth remembering which files of a session are known. Many short ones would drive the
+/// long ones out.
+const LONG: u64 = 1000;
+
 /// Sessions that are looked at at once.
 const AT_ONCE: usize = 8;
 
@@ -226,11 +230,11 @@ impl Look<'_> {
             }
             Bucket::Sessions(_) | Bucket::Unasked => Vec::new(),
         };
-        let local = match self.services.files_are_known(&summary.session).await {
-            Ok(true) => Vec::new(),
-            Ok(false) | Err(_) => {
-                self.services.strangers(self.files(&summary.session).await?, self.hidden).await?
-            }
+        let all_known = summary.count >= LONG
+            && matches!(self.services.files_are_known(&summary.session).await, Ok(true));
+        let local = match all_known {
+            true => Vec::new(),
+            false => self.services.strangers(self.files(&summary.session).await?, self.hidden).await?,
         };
         if supabase.is_empty() && local.is_empty() {
             return Ok(summary);

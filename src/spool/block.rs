@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::past_cache::ALIGN;
 
-/// Block sizes in bytes, with the number of uploads, or of readers and uploads, up to which each is used.
+/// Block sizes in bytes, with the number of uploads, or of readers, up to which each is used.
 const CLASSES: [(usize, usize); 5] =
     [(512 << 10, 4), (256 << 10, 16), (128 << 10, 80), (64 << 10, 200), (16 << 10, usize::MAX)];
 /// Room in front of each block for its first byte to lie at a multiple of [`ALIGN`]; small blocks are written through
@@ -40,9 +40,10 @@ impl BlockPool {
     /// A block for reading up to `bytes` from disk into a network: 256 KiB at most, less while many upload or read, and
     /// no more than is needed.
     pub fn take_for_reading(&self, bytes: u64) -> Block {
-        let users = self.uploads() + self.inner.readers.load(Ordering::Relaxed);
+        // Readers may stand still for long: others are not to pay for many of them with the smallest.
+        let for_readers = class_for(self.inner.readers.load(Ordering::Relaxed)).min(CLASSES.len() - 2);
         let fitting = CLASSES.iter().rposition(|(size, _)| *size as u64 >= bytes).unwrap_or(0);
-        self.take_class(class_for(users).max(fitting).max(1))
+        self.take_class(class_for(self.uploads()).max(for_readers).max(fitting).max(1))
     }
 
     /// Uploads that are being received.

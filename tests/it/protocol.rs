@@ -79,6 +79,31 @@ async fn no_request_can_be_smuggled_behind_another() {
     gateway.stop().await;
 }
 
+/// A connection among many reads less at once, and nobody notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn among_many_connections_heads_and_bodies_are_what_they_are_among_few() {
+    let gateway = Gateway::local().await;
+    let mut open = Vec::new();
+    for _ in 0..80 {
+        let mut client = RawClient::connect(&gateway.url).await;
+        client.send(bare("GET", "/healthz")).await;
+        assert_eq!(client.answer().await.status, 200);
+        open.push(client);
+    }
+    let with_head = |bytes: usize| {
+        let line = format!("X-Long: {}\r\n", "a".repeat(bytes));
+        format!("GET /healthz HTTP/1.1\r\nHost: g\r\n{line}\r\n")
+    };
+    assert_eq!(exchange(&gateway.url, with_head(60 << 10)).await.status, 200);
+    let refused = exchange(&gateway.url, with_head(70 << 10)).await;
+    assert_eq!((refused.status, refused.code().as_str()), (431, "headers_too_large"));
+    let data = webm(3_000_001, 7);
+    let stored = exchange(&gateway.url, upload("among-many", &RawForm::new().file(&data).end())).await;
+    assert_eq!(stored.json()["sha256"], crate::support::media::sha256(&data));
+    drop(open);
+    gateway.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_without_end_is_refused() {
     let gateway = Gateway::start(&[("server.header_timeout", "400ms")]).await;

@@ -161,10 +161,11 @@ pub(super) async fn sessions_page(
     };
     // Grows with the sessions, not with their recordings.
     let text = format!(
-        "SELECT session_id, newest FROM (
+        "WITH counted AS MATERIALIZED (
              SELECT session_id, (SELECT MAX(uploaded_at) FROM recordings
                                  WHERE recordings.session_id = session_counts.session_id) AS newest
-             FROM session_counts WHERE recordings > 0) AS counted
+             FROM session_counts WHERE recordings > 0)
+         SELECT session_id, newest FROM counted
          WHERE newest IS NOT NULL {later} ORDER BY newest DESC, {by_bytes} DESC LIMIT $1"
     );
     let mut question = sql(AssertSqlSafe(text)).bind(i64::try_from(limit).unwrap_or(i64::MAX));

@@ -214,7 +214,9 @@ async function remove(item, button) {
 /** The row goes, and the focus that is in it would go with it: the next one takes it. */
 function handFocusOn(row) {
   if (!row.contains(document.activeElement)) return;
-  const neighbour = row.nextElementSibling ?? row.previousElementSibling;
+  const rows = [...row.parentElement.children].filter((other) => other === row || !other.hidden);
+  const at = rows.indexOf(row);
+  const neighbour = rows[at + 1] ?? rows[at - 1];
   (neighbour?.querySelector('[data-part="delete"]') ?? byId('shelf-heading')).focus();
 }
 

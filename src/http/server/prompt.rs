@@ -1,5 +1,7 @@
 //! A connection that must soon show which version of HTTP it speaks.
 //!
+//! Among many connections it also reads little at once.
+//!
 //! Apart because the connection builder waits without a limit for the bytes that tell HTTP/2 from HTTP/1, so a client
 //! that is silent, or sends a part of HTTP/2's preface, would hold its place for ever. Nothing here may look at
 //! requests; once the version is known, the limits on heads and on idle connections are the builder's.
@@ -23,11 +25,28 @@ pub(super) struct Prompt {
     preface: &'static [u8],
     /// Gone once the version is known.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes of one read, if there is a limit.
+    most: Option<usize>,
 }
 
 impl Prompt {
-    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self { stream, preface: PREFACE, deadline: Some(Box::pin(sleep(limit))) }
+    pub(super) fn new(stream: TcpStream, limit: Duration, most: Option<usize>) -> Self {
+        Self { stream, preface: PREFACE, deadline: Some(Box::pin(sleep(limit))), most }
+    }
+
+    fn poll_read_most(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(most) = self.most.filter(|most| *most < buffer.remaining()) else {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        };
+        let mut sip = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        let polled = Pin::new(&mut self.stream).poll_read(context, &mut sip);
+        let read = sip.filled().len();
+        buffer.advance(read);
+        polled
     }
 
     fn note(&mut self, bytes: &[u8]) {
@@ -45,7 +64,7 @@ impl AsyncRead for Prompt {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let polled = self.poll_read_most(context, buffer);
         let Some(deadline) = &mut self.deadline else { return polled };
         if polled.is_ready() {
             self.note(&buffer.filled()[before..]);

@@ -1,5 +1,6 @@
 -- How many recordings a session has: counting the entries of an index takes as long as reading a page of them. The
 -- triggers keep it in the transaction of the change. A session that is empty again keeps its row.
+LOCK TABLE recordings IN SHARE ROW EXCLUSIVE MODE; -- what comes between the count and the triggers would not be counted
 CREATE TABLE session_counts (
     session_id TEXT NOT NULL PRIMARY KEY,
     recordings BIGINT NOT NULL
