@@ -2,6 +2,9 @@
 //! last holder drops them. Blocks are large while few uploads run and small while many do, so that the sum stays
 //! bounded; memory is touched once and then reused, never allocated per chunk.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -124,6 +127,17 @@ impl Block {
         let room = usize::try_from(limit).unwrap_or(usize::MAX).min(self.size);
         self.filled = read(&mut self.memory[self.start..self.start + room])?;
         Ok(self.filled)
+    }
+
+    /// Fills it with bytes of the file from `at` on, none from `end` on. Blocking.
+    ///
+    /// # Errors
+    /// If the file ends at `at` or before, too.
+    pub(super) fn read(&mut self, file: &File, at: u64, end: u64) -> io::Result<()> {
+        match self.fill_with(end - at, |buffer| file.read_at(buffer, at))? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was")),
+            _ => Ok(()),
+        }
     }
 
     /// Bytes it can take.

@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -108,12 +107,7 @@ impl Reading {
 
     async fn read_patiently(&self, mut block: Block) -> io::Result<Block> {
         let (file, at, end) = (self.file.clone(), self.at, self.end);
-        let read = tokio::task::spawn_blocking(move || {
-            match block.fill_with(end - at, |buffer| file.read_at(buffer, at))? {
-                0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was")),
-                _ => Ok(block),
-            }
-        });
+        let read = tokio::task::spawn_blocking(move || block.read(&file, at, end).map(|()| block));
         read.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
 }

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -210,9 +209,7 @@ impl Following {
 
 fn read_block(file: &File, blocks: &BlockPool, at: u64, end: u64) -> io::Result<Bytes> {
     let mut block = blocks.take_for_reading(end - at);
-    if block.fill_with(end - at, |buffer| file.read_at(buffer, at))? == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was"));
-    }
+    block.read(file, at, end)?;
     Ok(Bytes::from_owner(block))
 }
 
