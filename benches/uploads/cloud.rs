@@ -1,6 +1,5 @@
 //! With a cloud behind, and what is fed by `curl`.
 
-use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -29,7 +28,7 @@ impl Bench {
             &["-T", &self.file("large.webm").display().to_string()],
         )?;
         self.samples.add("cloud direct", wall.0);
-        let wall = self.curl_form(gateway.address, "large.webm", "supabase", "--http1.1")?;
+        let wall = self.curl_form(&gateway.url(), "large.webm", "supabase", &["--http1.1"])?;
         self.samples.add("cloud", wall);
         drop((gateway, cloud));
         for (role, name) in [("cloud", "client healthy"), ("black-hole", "client black hole")] {
@@ -47,17 +46,17 @@ impl Bench {
         Ok(())
     }
 
-    /// The documented upload by curl.
+    /// The documented upload by curl to the gateway at this address, which begins with how it is spoken to.
     pub(super) fn curl_form(
         &self,
-        gateway: SocketAddr,
+        gateway: &str,
         file: &str,
         lands_in: &str,
-        protocol: &str,
+        options: &[&str],
     ) -> anyhow::Result<f64> {
         let form = format!("recording=@{};type=video/webm", self.file(file).display());
-        let url = format!("http://{gateway}/recordings/upload/bench");
-        let (wall, answer) = self.curl(&url, &[protocol, "-F", &form], &["-F", "recording_type=session"])?;
+        let url = format!("{gateway}/recordings/upload/bench");
+        let (wall, answer) = self.curl(&url, options, &["-F", &form, "-F", "recording_type=session"])?;
         let answer: serde_json::Value = serde_json::from_slice(&answer)?;
         ensure!(answer["storage_type"] == lands_in, "landed elsewhere: {answer}");
         Ok(wall)

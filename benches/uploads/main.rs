@@ -240,7 +240,17 @@ impl Bench {
         {
             let dir = self.fresh()?;
             let gateway = self.warm_gateway(dir.path(), None)?;
-            let wall = self.curl_form(gateway.address, "large.webm", "local", protocol)?;
+            let wall = self.curl_form(&gateway.url(), "large.webm", "local", &[protocol])?;
+            self.samples.add(name, wall);
+        }
+        for (name, protocol) in [("one, curl, TLS", "--http1.1"), ("one, curl, TLS, HTTP/2", "--http2")] {
+            let dir = self.fresh()?;
+            let gateway = self.warm_gateway(dir.path(), None)?;
+            let Some((_proxy, url)) = Process::tls_before(&gateway, dir.path())? else {
+                self.missing.insert("TLS by nginx: benches/rivals/install nginx, and openssl".into());
+                continue;
+            };
+            let wall = self.curl_form(&url, "large.webm", "local", &["--insecure", protocol])?;
             self.samples.add(name, wall);
         }
         Ok(())

@@ -92,6 +92,33 @@ impl Process {
         Self::listening(Command::new(program).arg("-c").arg(&path).stderr(Stdio::null()), address).map(Some)
     }
 
+    /// nginx ending TLS before the gateway, as the README has it, and the address to use instead. `None` if it, or openssl
+    /// for a certificate, is not here.
+    pub fn tls_before(gateway: &Self, dir: &Path) -> anyhow::Result<Option<(Self, String)>> {
+        let Some(openssl) = installed("openssl") else { return Ok(None) };
+        let made = Command::new(openssl)
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-subj", "/CN=localhost", "-days", "1", "-out", "tls.crt", "-keyout", "tls.key"])
+            .current_dir(dir)
+            .output()?;
+        ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        let secure = free_address()?;
+        let directives = format!(
+            "listen {secure} ssl http2; ssl_certificate {dir}/tls.crt; ssl_certificate_key {dir}/tls.key;\n\
+             location / {{ proxy_pass {gateway}; proxy_http_version 1.1; proxy_set_header Host $host;\n\
+             client_max_body_size 0; proxy_request_buffering off; proxy_buffering off; }}",
+            dir = dir.display(),
+            gateway = gateway.url(),
+        );
+        let proxy = Self::nginx(dir, dir, &directives)?;
+        Ok(proxy.map(|proxy| (proxy, format!("https://{secure}"))))
+    }
+
+    /// Where it is, for whoever speaks HTTP in the clear.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// Any server that `command` starts and that is to listen at `address`.
     pub fn listening(command: &mut Command, address: SocketAddr) -> anyhow::Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;

@@ -117,6 +117,13 @@ const ROWS: &[Row] = &[
         "one, curl, HTTP/2",
         RateOf(&["one, curl"], 0.0),
     ),
+    Row(
+        "gateway behind nginx, which ends TLS, fed by curl, against in the clear",
+        "s",
+        "one, curl, TLS",
+        RateOf(&["one, curl"], 0.0),
+    ),
+    Row("the same with HTTP/2 to nginx", "s", "one, curl, TLS, HTTP/2", RateOf(&["one, curl"], 0.0)),
     Row("bare loop, CPU", "cpu s", "floor cpu", Alone),
     Row("**gateway, CPU**, against the bare loop", "cpu s", "one cpu", CostOf("floor cpu", 1.1)),
     Row(

@@ -36,11 +36,10 @@ const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 
 /// Bytes that may wait in a connection's buffer.
 const BUFFER_BYTES: usize = 256 << 10;
-/// A connection that comes when there are so many reads only [`SIP_BYTES`] at once: a buffer stays as large as what ever came
-/// at once, and a thousand slow uploads are to stay small.
-const MANY: usize = 64;
-/// A little less than the 16 KiB that the buffer then has: filled, it would double.
-const SIP_BYTES: usize = 15 << 10;
+/// Bytes that a connection reads at once, by how many are open when it comes: a buffer stays as large as what ever came at
+/// once, and a thousand slow uploads are to stay small. Each is a little less than a power of two, that the buffer then
+/// has: filled, it would double.
+const READS: [(usize, usize); 2] = [(64, 15 << 10), (8, 60 << 10)];
 
 /// Connections that the system may hold until they are accepted, as far as it allows (net.core.somaxconn). With the usual
 /// 128 a thousand clients that come within a tenth of a second are turned away, some of them after they began to send.
@@ -103,7 +102,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
             },
             () = tasks.stopping().cancelled() => break,
         };
-        let most = (graceful.count() >= MANY).then_some(SIP_BYTES);
+        let most = READS.iter().find(|(open, _)| graceful.count() >= *open).map(|(_, most)| *most);
         let connection = builder.serve_connection(
             // Without this an upload over HTTP/2 waits for acknowledgements that wait for it.
             TokioIo::new(Prompt::new(without_delay(stream), limits.header_timeout, most)),

@@ -1,5 +1,5 @@
 //! Blocks of memory that bytes are gathered in, drawn from one pool for the whole program and given back when the
-//! last holder drops them. Blocks are large while few uploads run and small while many do, so that the sum stays
+//! last holder drops them. Blocks grow with their upload, and are small while many uploads run, so that the sum stays
 //! bounded; memory is touched once and then reused, never allocated per chunk.
 
 use std::fs::File;
@@ -10,9 +10,25 @@ use std::sync::{Arc, Mutex};
 
 use super::past_cache::ALIGN;
 
-/// Block sizes in bytes, with the number of uploads, or of readers, up to which each is used.
-const CLASSES: [(usize, usize); 5] =
-    [(512 << 10, 4), (256 << 10, 16), (128 << 10, 80), (64 << 10, 200), (16 << 10, usize::MAX)];
+/// A size of blocks, and up to how many uploads and up to how many readers it is used.
+struct Class {
+    bytes: usize,
+    uploads: usize,
+    readers: usize,
+}
+
+/// A large block costs fewer writes and changes of threads for the same bytes, a small one less memory.
+const CLASSES: [Class; 6] = [
+    Class { bytes: 1 << 20, uploads: 2, readers: 0 },
+    Class { bytes: 512 << 10, uploads: 80, readers: 0 },
+    Class { bytes: 256 << 10, uploads: 80, readers: 16 },
+    Class { bytes: 128 << 10, uploads: 200, readers: 80 },
+    // Readers may stand still for long: others are not to pay for many of them with the smallest.
+    Class { bytes: 64 << 10, uploads: 400, readers: usize::MAX },
+    Class { bytes: 16 << 10, uploads: usize::MAX, readers: usize::MAX },
+];
+/// What an upload begins with: a slow one is not to hold a large block for long.
+const FIRST_BYTES: u64 = 128 << 10;
 /// Room in front of each block for its first byte to lie at a multiple of [`ALIGN`]; small blocks are written through
 /// the page cache, which needs no such thing.
 const fn slack(size: usize) -> usize {
@@ -35,18 +51,23 @@ struct Inner {
 }
 
 impl BlockPool {
-    /// A block of the size that suits the number of uploads under way.
-    pub fn take(&self) -> Block {
-        self.take_class(class_for(self.uploads()))
+    /// A block for an upload of which `before` bytes have come: no larger than those, but for the first ones, and of a
+    /// size that suits the number of uploads under way.
+    pub fn take(&self, before: u64) -> Block {
+        self.take_class(self.class_for_uploads().max(fitting(before.max(FIRST_BYTES))))
     }
 
     /// A block for reading up to `bytes` from disk into a network: 256 KiB at most, less while many upload or read, and
     /// no more than is needed.
     pub fn take_for_reading(&self, bytes: u64) -> Block {
-        // Readers may stand still for long: others are not to pay for many of them with the smallest.
-        let for_readers = class_for(self.inner.readers.load(Ordering::Relaxed)).min(CLASSES.len() - 2);
-        let fitting = CLASSES.iter().rposition(|(size, _)| *size as u64 >= bytes).unwrap_or(0);
-        self.take_class(class_for(self.uploads()).max(for_readers).max(fitting).max(1))
+        let readers = self.inner.readers.load(Ordering::Relaxed).max(1);
+        let for_readers = first(|class| readers <= class.readers);
+        self.take_class(self.class_for_uploads().max(for_readers).max(fitting(bytes)))
+    }
+
+    fn class_for_uploads(&self) -> usize {
+        let uploads = self.uploads();
+        first(|class| uploads <= class.uploads)
     }
 
     /// Uploads that are being received.
@@ -56,7 +77,7 @@ impl BlockPool {
 
     fn take_class(&self, class: usize) -> Block {
         let free = self.inner.free[class].lock().unwrap_or_else(|e| e.into_inner()).pop();
-        let size = CLASSES[class].0;
+        let size = CLASSES[class].bytes;
         let memory = free.unwrap_or_else(|| vec![0; size + slack(size)].into_boxed_slice());
         let start = memory.as_ptr().align_offset(ALIGN).min(slack(size));
         Block { memory, start, size, filled: 0, class, pool: self.inner.clone() }
@@ -75,8 +96,13 @@ impl BlockPool {
     }
 }
 
-fn class_for(users: usize) -> usize {
-    CLASSES.iter().position(|(_, most)| users <= *most).unwrap_or(CLASSES.len() - 1)
+fn first(suits: impl FnMut(&Class) -> bool) -> usize {
+    CLASSES.iter().position(suits).unwrap_or(CLASSES.len() - 1)
+}
+
+/// The smallest that holds so many bytes, or else the largest.
+fn fitting(bytes: u64) -> usize {
+    CLASSES.iter().rposition(|class| class.bytes as u64 >= bytes).unwrap_or(0)
 }
 
 /// One counted upload.
@@ -161,7 +187,7 @@ impl AsRef<[u8]> for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let mut free = self.pool.free[self.class].lock().unwrap_or_else(|e| e.into_inner());
-        if (free.len() + 1) * CLASSES[self.class].0 <= KEEP_BYTES {
+        if (free.len() + 1) * CLASSES[self.class].bytes <= KEEP_BYTES {
             free.push(std::mem::take(&mut self.memory));
         }
     }

@@ -167,7 +167,7 @@ impl Spool {
     /// Opens the directory, making it if needed. What a crash left there stays: see [`Self::leftovers`]. Blocking.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        let jobs = std::thread::available_parallelism().map_or(2, usize::from) * 4;
+        let jobs = std::thread::available_parallelism().map_or(2, usize::from) * 8;
         Ok(Self {
             dir,
             blocks: BlockPool::default(),

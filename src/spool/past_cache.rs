@@ -111,7 +111,7 @@ mod tests {
 
     /// A block with `len` bytes in it.
     fn block(len: usize) -> crate::spool::Block {
-        let mut block = BlockPool::default().take();
+        let mut block = BlockPool::default().take(u64::MAX);
         assert_eq!(block.fill(&vec![7; len]), len);
         block
     }

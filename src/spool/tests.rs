@@ -154,23 +154,34 @@ async fn what_a_crash_left_is_known_by_its_upload() {
 #[tokio::test]
 async fn blocks_shrink_when_many_upload() {
     let (_dir, spool) = spool();
-    let block = |spool: &Spool| spool.blocks().take().fill(&vec![0; 4 << 20]);
-    assert_eq!(block(&spool), 512 << 10);
-    for _ in 0..3 {
-        let mut blocks: Vec<_> = (0..3).map(|_| spool.blocks().take()).collect();
+    let room = |spool: &Spool| spool.blocks().take(u64::MAX).room();
+    assert_eq!(room(&spool), 1 << 20);
+    let mut held = Vec::new();
+    for expected in [(64, 512 << 10), (100, 128 << 10), (1000, 16 << 10)] {
+        held.resize_with(expected.0, || spool.create(&uuid::Uuid::now_v7().to_string()).unwrap());
+        assert_eq!(room(&spool), expected.1, "{} uploads", expected.0);
+    }
+    drop(held);
+    assert_eq!(room(&spool), 1 << 20);
+}
+
+#[test]
+fn blocks_grow_with_their_upload() {
+    let pool = BlockPool::default();
+    let rooms = [0, 128 << 10, 300 << 10, 1 << 20].map(|before| pool.take(before).room());
+    assert_eq!(rooms, [128 << 10, 128 << 10, 512 << 10, 1 << 20]);
+}
+
+#[test]
+fn a_large_block_can_go_past_the_page_cache() {
+    let pool = BlockPool::default();
+    for before in [0, 256 << 10, 512 << 10, 1 << 20] {
+        let mut blocks: Vec<_> = (0..3).map(|_| pool.take(before)).collect();
         for block in &mut blocks {
             block.fill(b"x");
-            assert_eq!(
-                block.as_ref().as_ptr().align_offset(4096),
-                0,
-                "a large one can go past the page cache"
-            );
+            assert_eq!(block.as_ref().as_ptr().align_offset(4096), 0);
         }
     }
-    let many: Vec<_> = (0..100).map(|_| spool.create(&uuid::Uuid::now_v7().to_string()).unwrap()).collect();
-    assert_eq!(block(&spool), 64 << 10);
-    drop(many);
-    assert_eq!(block(&spool), 512 << 10);
 }
 
 #[test]

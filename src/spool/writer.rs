@@ -1,6 +1,6 @@
 //! The writing end of a spool file. Frames of any size are gathered into blocks; each full block is hashed and
-//! written while the next block fills: by two jobs at the same time, or by one where many uploads run. Work per frame
-//! is one copy.
+//! written while the next block fills: by two jobs at the same time, or by one where it is small. Work per frame is one
+//! copy.
 
 use std::future::Future;
 use std::io;
@@ -22,9 +22,9 @@ use crate::domain::ContentDigest;
 
 /// Page-cache writes larger than this are slower on common file systems.
 const WRITE_BYTES: usize = 128 << 10;
-/// With more uploads than this one job hashes and writes a block: there is enough to do at the same time, and each job
-/// costs a change of threads.
-const APART_UPLOADS: usize = 16;
+/// A block of so much or less is hashed and written by one job: another would cost more in changes of threads than it
+/// saves.
+const TOGETHER_BYTES: usize = 128 << 10;
 /// Write-back is started each time this much was written, so that the final fsync is short.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
 
@@ -121,7 +121,7 @@ impl SpoolWriter {
     /// A failed write of an earlier block shows here or in `finish`; the upload cannot go on.
     pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), SpoolError> {
         while !bytes.is_empty() {
-            let block = self.block.get_or_insert_with(|| self.shared.blocks.take());
+            let block = self.block.get_or_insert_with(|| self.shared.blocks.take(self.dispatched));
             bytes = &bytes[block.fill(bytes)..];
             if block.is_full() {
                 self.dispatch().await?;
@@ -155,7 +155,7 @@ impl SpoolWriter {
     async fn dispatch(&mut self) -> Result<(), SpoolError> {
         let Some(block) = self.block.take() else { return Ok(()) };
         self.dispatched += block.as_ref().len() as u64;
-        if self.shared.blocks.uploads() > APART_UPLOADS {
+        if block.as_ref().len() <= TOGETHER_BYTES {
             return self.dispatch_together(block).await;
         }
         self.part().await?;

@@ -1,5 +1,5 @@
 //! The figures for operators. Apart because every probe asks for them: they are counted over indexes of what waits or is
-//! parked and over sessions, never over all that is kept. Nothing here says what a figure means for anybody's health.
+//! parked, each row read once, and over sessions, never over all that is kept. Nothing here says what a figure means for anybody's health.
 
 use sqlx::{AssertSqlSafe, Row};
 
@@ -9,13 +9,14 @@ use crate::catalog::{Counts, JobTally, STUCK_AFTER};
 pub(super) async fn counts(tx: &mut Tx) -> Result<Counts> {
     let row = sql(AssertSqlSafe(format!(
         "SELECT (SELECT CAST(coalesce(sum(recordings), 0) AS BIGINT) FROM session_counts),
-             (SELECT count(*) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NULL),
-             (SELECT CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM recordings
-                  WHERE in_supabase = 0 AND parked_reason IS NULL),
-             (SELECT min(uploaded_at) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NULL),
-             (SELECT count(*) FROM recordings WHERE in_supabase = 0 AND parked_reason IS NOT NULL),
+             waiting, bytes, oldest, parked,
              (SELECT count(*) FROM jobs WHERE state = 'open' AND kind IN ('delete', 'delete_local', 'delete_session')
-                  AND attempts >= {STUCK_AFTER} AND last_error IS NOT NULL)"
+                  AND attempts >= {STUCK_AFTER} AND last_error IS NOT NULL)
+         FROM (SELECT count(*) - count(parked_reason) AS waiting,
+                      CAST(coalesce(sum(CASE WHEN parked_reason IS NULL THEN size_bytes END), 0) AS BIGINT) AS bytes,
+                      min(CASE WHEN parked_reason IS NULL THEN uploaded_at END) AS oldest,
+                      count(parked_reason) AS parked
+               FROM recordings WHERE in_supabase = 0) AS unsynced"
     )))
     .fetch_one(&mut **tx)
     .await?;

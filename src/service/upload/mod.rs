@@ -29,6 +29,10 @@ use crate::runtime::metrics;
 use crate::spool::{SpoolError, SpoolWriter};
 use crate::storage::{ObjectMeta, chain};
 
+/// The cloud is sent an upload that is still coming once so many bytes are in the spool. What is shorter waits for its
+/// end: then size and digest can go with it.
+const AHEAD_BYTES: u64 = 512 << 10;
+
 /// What a request says about its upload before the first byte.
 #[derive(Clone, Debug, Default)]
 pub struct UploadOptions {
@@ -394,8 +398,7 @@ impl Incoming {
         }
         let Some(file) = &mut self.file else { return Err(ServiceError::Unexpected) };
         file.writer.push(bytes).await?;
-        // What fits one block waits for its end: then size and digest can go with it.
-        if file.leg.is_none() && file.media.is_some() && file.writer.dispatched_bytes() > 0 {
+        if file.leg.is_none() && file.media.is_some() && file.writer.dispatched_bytes() >= AHEAD_BYTES {
             self.start_cloud_leg();
         }
         Ok(())
