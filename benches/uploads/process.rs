@@ -95,7 +95,7 @@ impl Process {
     /// nginx ending TLS before the gateway, as the README has it, and the address to use instead. `None` if it, or openssl
     /// for a certificate, is not here.
     pub fn tls_before(gateway: &Self, dir: &Path) -> anyhow::Result<Option<(Self, String)>> {
-        let Some(openssl) = installed("openssl") else { return Ok(None) };
+        let (Some(openssl), Some(_)) = (installed("openssl"), installed("nginx")) else { return Ok(None) };
         let made = Command::new(openssl)
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
             .args(["-subj", "/CN=localhost", "-days", "1", "-out", "tls.crt", "-keyout", "tls.key"])

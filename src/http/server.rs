@@ -39,7 +39,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Bytes that a connection reads at once, by how many are open when it comes: a buffer stays as large as what ever came at
 /// once, and a thousand slow uploads are to stay small. Each is a little less than a power of two, that the buffer then
 /// has: filled, it would double.
-const READS: [(usize, usize); 2] = [(64, 15 << 10), (8, 60 << 10)];
+const READS: [(usize, u64); 2] = [(64, 15 << 10), (8, 60 << 10)];
 
 /// Connections that the system may hold until they are accepted, as far as it allows (net.core.somaxconn). With the usual
 /// 128 a thousand clients that come within a tenth of a second are turned away, some of them after they began to send.
@@ -102,7 +102,8 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
             },
             () = tasks.stopping().cancelled() => break,
         };
-        let most = READS.iter().find(|(open, _)| graceful.count() >= *open).map(|(_, most)| *most);
+        let most =
+            READS.iter().find(|(open, _)| graceful.count() >= *open).map_or(u64::MAX, |(_, most)| *most);
         let connection = builder.serve_connection(
             // Without this an upload over HTTP/2 waits for acknowledgements that wait for it.
             TokioIo::new(Prompt::new(without_delay(stream), limits.header_timeout, most)),

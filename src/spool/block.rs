@@ -22,12 +22,12 @@ const CLASSES: [Class; 6] = [
     Class { bytes: 1 << 20, uploads: 2, readers: 0 },
     Class { bytes: 512 << 10, uploads: 80, readers: 0 },
     Class { bytes: 256 << 10, uploads: 80, readers: 16 },
-    Class { bytes: 128 << 10, uploads: 200, readers: 80 },
+    Class { bytes: 128 << 10, uploads: 80, readers: 80 },
     // Readers may stand still for long: others are not to pay for many of them with the smallest.
-    Class { bytes: 64 << 10, uploads: 400, readers: usize::MAX },
+    Class { bytes: 64 << 10, uploads: 200, readers: usize::MAX },
     Class { bytes: 16 << 10, uploads: usize::MAX, readers: usize::MAX },
 ];
-/// What an upload begins with: a slow one is not to hold a large block for long.
+/// What an upload begins with: one that has hardly begun, and may be slow, is not to hold a large block.
 const FIRST_BYTES: u64 = 128 << 10;
 /// Room in front of each block for its first byte to lie at a multiple of [`ALIGN`]; small blocks are written through
 /// the page cache, which needs no such thing.
@@ -35,7 +35,7 @@ const fn slack(size: usize) -> usize {
     if size < 128 << 10 { 0 } else { ALIGN }
 }
 /// Free memory the pool keeps at most per class, in bytes.
-const KEEP_BYTES: usize = 16 << 20;
+const KEEP_BYTES: usize = 4 << 20;
 
 /// The pool; clones share it.
 #[derive(Clone, Default)]
@@ -51,8 +51,8 @@ struct Inner {
 }
 
 impl BlockPool {
-    /// A block for an upload of which `before` bytes have come: no larger than those, but for the first ones, and of a
-    /// size that suits the number of uploads under way.
+    /// A block for an upload of which `before` bytes have come: about as large as those together, 128 KiB at first, and no
+    /// larger than suits the number of uploads under way.
     pub fn take(&self, before: u64) -> Block {
         self.take_class(self.class_for_uploads().max(fitting(before.max(FIRST_BYTES))))
     }

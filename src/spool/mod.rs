@@ -149,6 +149,9 @@ pub(crate) struct Shared {
     pub(crate) blocks: BlockPool,
 }
 
+/// Hash and write jobs at once, however many cores there are: each holds a block.
+const MOST_JOBS: usize = 32;
+
 /// The spool directory with its shared budget of blocks and disk work.
 #[derive(Clone)]
 pub struct Spool {
@@ -167,7 +170,8 @@ impl Spool {
     /// Opens the directory, making it if needed. What a crash left there stays: see [`Self::leftovers`]. Blocking.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        let jobs = std::thread::available_parallelism().map_or(2, usize::from) * 8;
+        let jobs =
+            std::thread::available_parallelism().map_or(2, usize::from).saturating_mul(8).min(MOST_JOBS);
         Ok(Self {
             dir,
             blocks: BlockPool::default(),

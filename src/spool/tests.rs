@@ -82,7 +82,7 @@ async fn past_and_through_the_page_cache_in_turns_is_one_file() {
         // Blocks are too small to go past the cache while many upload.
         match n % 2 {
             0 => others.clear(),
-            _ => others.extend((0..100).map(|_| spool.create(&uuid::Uuid::now_v7().to_string()).unwrap())),
+            _ => others.extend((0..100).map(|_| spool.blocks().enter())),
         }
         writer.push(piece).await.unwrap();
     }
@@ -151,18 +151,17 @@ async fn what_a_crash_left_is_known_by_its_upload() {
     assert_eq!(files(&spool), 1, "left for the next start");
 }
 
-#[tokio::test]
-async fn blocks_shrink_when_many_upload() {
-    let (_dir, spool) = spool();
-    let room = |spool: &Spool| spool.blocks().take(u64::MAX).room();
-    assert_eq!(room(&spool), 1 << 20);
+#[test]
+fn blocks_shrink_when_many_upload() {
+    let pool = BlockPool::default();
+    assert_eq!(pool.take(u64::MAX).room(), 1 << 20);
     let mut held = Vec::new();
-    for expected in [(64, 512 << 10), (100, 128 << 10), (1000, 16 << 10)] {
-        held.resize_with(expected.0, || spool.create(&uuid::Uuid::now_v7().to_string()).unwrap());
-        assert_eq!(room(&spool), expected.1, "{} uploads", expected.0);
+    for (uploads, bytes) in [(64, 512 << 10), (100, 64 << 10), (1000, 16 << 10)] {
+        held.resize_with(uploads, || pool.enter());
+        assert_eq!(pool.take(u64::MAX).room(), bytes, "{uploads} uploads");
     }
     drop(held);
-    assert_eq!(room(&spool), 1 << 20);
+    assert_eq!(pool.take(u64::MAX).room(), 1 << 20);
 }
 
 #[test]

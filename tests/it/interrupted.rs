@@ -121,6 +121,29 @@ async fn the_cloud_never_gets_the_last_byte_before_the_form_has_ended() {
     }
 }
 
+/// So that size and digest can go with a short one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cloud_is_sent_what_is_still_coming_from_half_a_mebibyte_on() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = Gateway::with_cloud(&cloud).await;
+    for (len, spool, sent) in [((512 << 10) - 1, 256 << 10, 0), (512 << 10, 512 << 10, 1)] {
+        let request =
+            upload("half", &RawForm::new().text("recording_type", "scene").file(webm(len, 3)).end());
+        let mut client = RawClient::connect(&gateway.url).await;
+        client.send(&request[..request.len() - 10]).await;
+        eventually("every full block is in the spool", async || spooled(&gateway) == spool).await;
+        match sent {
+            0 => tokio::time::sleep(SOON).await,
+            _ => eventually("the cloud is receiving", async || cloud.open_uploads() == 1).await,
+        }
+        assert_eq!(cloud.open_uploads(), sent, "{len} bytes");
+        client.send(&request[request.len() - 10..]).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.json()["storage_type"].as_str()), (200, Some("supabase")));
+    }
+    gateway.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stalls_is_told_so() {
     let cloud = FakeSupabase::start().await;

@@ -16,7 +16,7 @@ use crate::support::shim::{Action, FOR_GOOD, Operation, Plan};
 
 const SUITE: &str = "nth_fault";
 
-/// More than fits one block of the spool's smallest kind, so that there are several writes.
+/// More than the block that an upload begins with, so that there are several writes.
 const LEN: usize = 200_000;
 
 /// The faults, each with what it is tried on.

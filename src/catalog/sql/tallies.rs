@@ -1,5 +1,6 @@
 //! The figures for operators. Apart because every probe asks for them: they are counted over indexes of what waits or is
-//! parked, each row read once, and over sessions, never over all that is kept. Nothing here says what a figure means for anybody's health.
+//! parked, each row read once, and over sessions, never over all that is kept. Nothing here says what a figure means for
+//! anybody's health.
 
 use sqlx::{AssertSqlSafe, Row};
 

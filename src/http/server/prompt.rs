@@ -1,6 +1,6 @@
 //! A connection that must soon show which version of HTTP it speaks.
 //!
-//! Among many connections it also reads little at once.
+//! It also reads the less at once, the more connections there are.
 //!
 //! Apart because the connection builder waits without a limit for the bytes that tell HTTP/2 from HTTP/1, so a client
 //! that is silent, or sends a part of HTTP/2's preface, would hold its place for ever. Nothing here may look at
@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
@@ -20,33 +20,19 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A stream whose reads fail if the version is not known in time.
 pub(super) struct Prompt {
-    stream: TcpStream,
+    stream: Take<TcpStream>,
+    /// Bytes of one read.
+    most: u64,
     /// The part of the preface that has not come yet, as long as nothing else has come.
     preface: &'static [u8],
     /// Gone once the version is known.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Bytes of one read, if there is a limit.
-    most: Option<usize>,
 }
 
 impl Prompt {
-    pub(super) fn new(stream: TcpStream, limit: Duration, most: Option<usize>) -> Self {
-        Self { stream, preface: PREFACE, deadline: Some(Box::pin(sleep(limit))), most }
-    }
-
-    fn poll_read_most(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let Some(most) = self.most.filter(|most| *most < buffer.remaining()) else {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        };
-        let mut sip = ReadBuf::new(buffer.initialize_unfilled_to(most));
-        let polled = Pin::new(&mut self.stream).poll_read(context, &mut sip);
-        let read = sip.filled().len();
-        buffer.advance(read);
-        polled
+    pub(super) fn new(stream: TcpStream, limit: Duration, most: u64) -> Self {
+        let deadline = Some(Box::pin(sleep(limit)));
+        Self { stream: stream.take(most), most, preface: PREFACE, deadline }
     }
 
     fn note(&mut self, bytes: &[u8]) {
@@ -64,7 +50,10 @@ impl AsyncRead for Prompt {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = self.poll_read_most(context, buffer);
+        // The limit is one for all reads together.
+        let most = self.most;
+        self.stream.set_limit(most);
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         let Some(deadline) = &mut self.deadline else { return polled };
         if polled.is_ready() {
             self.note(&buffer.filled()[before..]);
@@ -81,7 +70,7 @@ impl AsyncWrite for Prompt {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(self.stream.get_mut()).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -89,18 +78,18 @@ impl AsyncWrite for Prompt {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        Pin::new(self.stream.get_mut()).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.get_ref().is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(self.stream.get_mut()).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(self.stream.get_mut()).poll_shutdown(context)
     }
 }

@@ -33,7 +33,7 @@ impl Dice {
 #[derive(Clone, Copy, Debug)]
 pub struct Upload {
     pub session: u8,
-    /// More than one block: its way to the cloud begins before its end.
+    /// Its way to the cloud begins before its end.
     pub large: bool,
     /// The recording type comes after the file.
     pub type_late: bool,

@@ -26,7 +26,7 @@ use crate::support::media::webm;
 /// After this every job is due.
 const LONG: Duration = Duration::from_secs(86_400);
 const SMALL: usize = 300;
-/// Over the largest block there is.
+/// Enough to be sent to the cloud before its end.
 const LARGE: usize = (512 << 10) + 5000;
 
 pub struct World {
