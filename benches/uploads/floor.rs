@@ -37,6 +37,16 @@ pub fn hash(data: &Data, size: u64) -> (Duration, String) {
     (start.elapsed(), digest)
 }
 
+/// Copying `size` bytes within memory on one core.
+pub fn copy(data: &Data, size: u64) -> Duration {
+    let mut to = vec![0; 1 << 20];
+    let start = Instant::now();
+    for piece in data.pieces(size, to.len()) {
+        std::hint::black_box(&mut to[..piece.len()]).copy_from_slice(piece);
+    }
+    start.elapsed()
+}
+
 /// Writing `size` bytes to a new file in blocks of 128 KiB, and fsync; with write-back started early or not.
 pub fn write(data: &Data, size: u64, dir: &Path, early: bool) -> anyhow::Result<Duration> {
     let path = dir.join("written");

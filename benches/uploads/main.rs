@@ -215,6 +215,7 @@ impl Bench {
     fn one(&mut self) -> anyhow::Result<()> {
         let size = self.options.size;
         self.samples.add("sha", floor::hash(&self.data, size).0.as_secs_f64());
+        self.samples.add("copy", floor::copy(&self.data, size).as_secs_f64());
         for (name, early) in [("disk", false), ("disk early", true)] {
             let dir = self.fresh()?;
             self.samples.add(name, floor::write(&self.data, size, dir.path(), early)?.as_secs_f64());

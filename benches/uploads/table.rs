@@ -92,6 +92,7 @@ use Compare::{Alone, AtMost, CostOf, MoreThan, OthersCost, RateOf, TimesAsMany};
 /// What, unit, sample, comparison. Targets are the product's; a comparison with target 0 has none.
 const ROWS: &[Row] = &[
     Row("limit: SHA-256 on one core", "s", "sha", Alone),
+    Row("limit: copying within memory on one core", "s", "copy", Alone),
     Row("limit: 128 KiB blocks to the disk, fsync", "s", "disk", Alone),
     Row("the same, write-back started every 8 MiB", "s", "disk early", Alone),
     Row("limit: axum reads and discards", "s", "discard", Alone),
