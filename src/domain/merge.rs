@@ -10,6 +10,7 @@
 //! - a store that could not be asked is believed to hold what the catalogue says it holds;
 //! - a row whose bytes no store has is shown as missing, not dropped: a listing that hides a loss is a lie.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use time::OffsetDateTime;
@@ -147,8 +148,19 @@ pub fn merge(sources: Sources) -> Vec<Listed> {
             None => unknown(found.supabase, found.local),
         })
         .collect();
-    rows.sort_by_cached_key(|row| std::cmp::Reverse(row.position()));
+    rows.sort_by(newest_first);
     rows
+}
+
+/// The order of [`Listed::position`], backwards.
+fn newest_first(a: &Listed, b: &Listed) -> Ordering {
+    let time = |row: &Listed| super::recording::micros(row.recording.uploaded_at);
+    time(b).cmp(&time(a)).then_with(|| by_text(&b.recording.key, &a.recording.key))
+}
+
+/// As the keys are written: `a-b/x` comes before `a/x`, though the session `a` before `a-b`.
+fn by_text(a: &ObjectKey, b: &ObjectKey) -> Ordering {
+    if a.session == b.session { a.filename.cmp(&b.filename) } else { a.to_string().cmp(&b.to_string()) }
 }
 
 fn went_with_session(deleted: &Deleted, key: &ObjectKey, found: &Found) -> bool {

@@ -1,7 +1,9 @@
 //! Names: sessions, file names, object keys. Parse, don't validate: a value of one of these types is safe to use as
-//! a path below the local store and (where [`Filename::is_portable`] says so) as a key in the bucket.
+//! a path below the local store and (where [`Filename::is_portable`] says so) as a key in the bucket. Clones of the
+//! names in a key share their text: lists pass each through many hands.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +31,7 @@ pub enum NameError {
 /// Groups the recordings of one talk: 1 to 128 characters of `A-Z a-z 0-9 . _ -`, not starting with a dot, not
 /// `upload`. Case matters: `Talk` and `talk` are two sessions, in the bucket and on disk.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct SessionId(String);
+pub struct SessionId(Arc<str>);
 
 impl SessionId {
     /// Checks the rules above.
@@ -41,7 +43,7 @@ impl SessionId {
         if text == "upload" {
             return Err(NameError::ReservedSession);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The id as text.
@@ -96,7 +98,7 @@ impl Default for RecordingType {
 /// One file's name inside its session: one path component, never a path. Names that the gateway makes use only
 /// `A-Z a-z 0-9 . _ -`; names that an operator or another client chose may hold more.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Filename(String);
+pub struct Filename(Arc<str>);
 
 impl Filename {
     /// Takes any single visible path component: 1 to 255 bytes, no leading dot, no slash, backslash, control
@@ -107,7 +109,7 @@ impl Filename {
         if text.is_empty() || text.len() > 255 || text.starts_with('.') || text.chars().any(illegal) {
             return Err(NameError::Filename);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// Whether every backend takes it as it is (contract, section 4 and advice 1).
@@ -185,10 +187,11 @@ impl NameStem {
 
     /// The n-th name of this stem, counted from 1.
     pub fn nth(&self, n: u32) -> Filename {
-        Filename(match n {
+        let name = match n {
             0 | 1 => format!("{}.{}", self.stem, self.ext),
             n => format!("{}_{n}.{}", self.stem, self.ext),
-        })
+        };
+        Filename(name.into())
     }
 }
 
@@ -209,7 +212,10 @@ shown_as_text!(SessionId, RecordingType, Filename);
 
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.session, self.filename)
+        for part in [self.session.as_str(), "/", self.filename.as_str()] {
+            f.write_str(part)?;
+        }
+        Ok(())
     }
 }
 

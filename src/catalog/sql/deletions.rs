@@ -105,7 +105,7 @@ impl Deletions for SqlCatalog {
         let Some(row) = row else { return Ok(None) };
         let pending =
             StoreSet { supabase: row.try_get::<i64, _>(0)? != 0, local: row.try_get::<i64, _>(1)? != 0 };
-        Ok(Some(Tombstone { pending, held_by: other(row.try_get(2)?, &self.gateway) }))
+        Ok(Some(Tombstone { pending, held_by: other(row.try_get::<Option<String>, _>(2)?, &self.gateway) }))
     }
 
     async fn has_tombstones(&self) -> Result<bool> {

@@ -122,11 +122,12 @@ pub(super) async fn recordings_page(
             format!("COALESCE(CAST(json_agg(json_build_array({RECORDING_COLUMNS})) AS TEXT), '[]')")
         }
     };
+    // The cast: SQLite prepares a statement anew each time a bare `LIMIT $4` is bound, to plan by its value.
     let text = format!(
         "SELECT (SELECT {in_one_text} FROM (
                 SELECT {RECORDING_COLUMNS} FROM recordings
                 WHERE session_id = $1 AND uploaded_at <= $2 AND (uploaded_at < $2 OR {by_bytes} < $3)
-                ORDER BY uploaded_at DESC, {by_bytes} DESC LIMIT $4) AS page),
+                ORDER BY uploaded_at DESC, {by_bytes} DESC LIMIT CAST($4 AS BIGINT)) AS page),
              (SELECT {in_one_text} FROM recordings
                 WHERE session_id = $1 AND local_gateway = $5 AND {FOLLOWS}),
              COALESCE((SELECT recordings FROM session_counts WHERE session_id = $1), 0)"

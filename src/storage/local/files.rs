@@ -85,15 +85,17 @@ impl Files {
     /// As [`open_file`](Self::open_file), without waiting for the disk (openat2(2), `RESOLVE_CACHED`). `None` if the way
     /// there is not in the kernel's cache, or anything else is in the way.
     pub(super) fn open_cached(&self, key: &ObjectKey) -> Option<Option<(File, StoredObject)>> {
-        if !self.opens_cached {
-            return None;
-        }
-        let path = format!("{}/{}", key.session, key.filename);
-        let opened = rustix::fs::openat2(&self.handle, path, FILE, Mode::empty(), CACHED);
-        match absent_is_none(opened).ok()? {
+        match self.cached(&key.to_string(), FILE)? {
             Some(file) => described(key, file).ok(),
             None => Some(None),
         }
+    }
+
+    fn cached(&self, path: &str, flags: OFlags) -> Option<Option<OwnedFd>> {
+        if !self.opens_cached {
+            return None;
+        }
+        absent_is_none(rustix::fs::openat2(&self.handle, path, flags, Mode::empty(), CACHED)).ok()
     }
 
     /// Puts a complete source in place. The spool's own file is renamed; any other is copied first.
@@ -199,9 +201,16 @@ impl Files {
     /// By the directory's ctime: the mtime can be set, as tools that copy whole trees do.
     pub(super) fn changed_at(&self, session: &SessionId) -> io::Result<Option<OffsetDateTime>> {
         let Some(dir) = self.session_dir(session)? else { return Ok(None) };
-        let stat = rustix::fs::fstat(&dir)?;
-        let ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
-        Ok(OffsetDateTime::from_unix_timestamp_nanos(ns).ok())
+        ctime(&dir)
+    }
+
+    /// As [`changed_at`](Self::changed_at), without waiting for the disk. `None` as with [`open_cached`](Self::open_cached).
+    pub(super) fn changed_at_cached(&self, session: &SessionId) -> Option<Option<OffsetDateTime>> {
+        // `PATH`: some file systems begin to read a directory when it is opened.
+        match self.cached(session.as_str(), DIR.union(OFlags::PATH))? {
+            Some(dir) => ctime(&dir).ok(),
+            None => Some(None),
+        }
     }
 
     pub(super) fn empty_session(
@@ -342,6 +351,12 @@ impl Files {
     }
 }
 
+fn ctime(dir: &OwnedFd) -> io::Result<Option<OffsetDateTime>> {
+    let stat = rustix::fs::fstat(dir)?;
+    let ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
+    Ok(OffsetDateTime::from_unix_timestamp_nanos(ns).ok())
+}
+
 fn described(key: &ObjectKey, file: OwnedFd) -> io::Result<Option<(File, StoredObject)>> {
     let stat = rustix::fs::fstat(&file)?;
     Ok(describe(key.clone(), &stat).map(|object| (File::from(file), object)))
@@ -353,12 +368,12 @@ fn describe(key: ObjectKey, stat: &Stat) -> Option<StoredObject> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
         return None;
     }
-    let ext = key.filename.as_str().rsplit_once('.').map(|(_, ext)| ext.to_ascii_lowercase());
+    let ext = key.filename.as_str().rsplit_once('.').map(|(_, ext)| ext);
     let modified_us = i128::from(stat.st_mtime) * 1_000_000 + i128::from(stat.st_mtime_nsec) / 1000;
     Some(StoredObject {
         size_bytes: u64::try_from(stat.st_size).ok()?,
         modified_at: OffsetDateTime::from_unix_timestamp_nanos(modified_us * 1000).ok()?,
-        content_type: ext.as_deref().and_then(media::type_for_ext).map(str::to_owned),
+        content_type: ext.and_then(media::type_for_ext).map(str::to_owned),
         etag: Some(format!("\"{:x}-{modified_us:x}\"", stat.st_size)),
         sha256: None,
         original_filename: None,
@@ -415,6 +430,7 @@ mod tests {
         std::fs::hard_link(session.join("two-names.webm"), dir.path().join("other")).unwrap();
         symlink("plain.webm", session.join("link.webm")).unwrap();
         symlink("s", root.join("linked")).unwrap();
+        std::fs::write(root.join("file"), "bytes").unwrap();
         std::fs::create_dir(session.join("dir.webm")).unwrap();
         let files = Files::open(root).unwrap();
         for (session, name, is_there) in [
@@ -434,6 +450,15 @@ mod tests {
             match files.open_cached(&key) {
                 Some(found) => assert_eq!(object(found), patient, "{key}"),
                 None => assert!(!is_there || !files.opens_cached, "{key}"),
+            }
+        }
+        for (session, is_there) in [("s", true), ("linked", false), ("none", false), ("file", false)] {
+            let session = SessionId::parse(session).unwrap();
+            let patient = files.changed_at(&session).unwrap();
+            assert_eq!(patient.is_some(), is_there, "{session}");
+            match files.changed_at_cached(&session) {
+                Some(changed_at) => assert_eq!(changed_at, patient, "{session}"),
+                None => assert!(!is_there || !files.opens_cached, "{session}"),
             }
         }
     }
