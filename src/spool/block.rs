@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::past_cache::ALIGN;
+use super::past_cache::{ALIGN, LEAST_BYTES};
 
 /// A size of blocks, and up to how many uploads and up to how many readers it is used.
 struct Class {
@@ -32,7 +32,7 @@ const FIRST_BYTES: u64 = 128 << 10;
 /// Room in front of each block for its first byte to lie at a multiple of [`ALIGN`]; small blocks are written through
 /// the page cache, which needs no such thing.
 const fn slack(size: usize) -> usize {
-    if size < 128 << 10 { 0 } else { ALIGN }
+    if size < LEAST_BYTES { 0 } else { ALIGN }
 }
 /// Free memory the pool keeps at most per class, in bytes.
 const KEEP_BYTES: usize = 4 << 20;
@@ -46,8 +46,8 @@ pub struct BlockPool {
 #[derive(Default)]
 struct Inner {
     free: [Mutex<Vec<Box<[u8]>>>; CLASSES.len()],
-    uploads: AtomicUsize,
-    readers: AtomicUsize,
+    uploads: Arc<AtomicUsize>,
+    readers: Arc<AtomicUsize>,
 }
 
 impl BlockPool {
@@ -85,14 +85,12 @@ impl BlockPool {
 
     /// Counts an upload for as long as the returned value lives.
     pub(crate) fn enter(&self) -> Entered {
-        self.inner.uploads.fetch_add(1, Ordering::Relaxed);
-        Entered(self.inner.clone())
+        Entered::among(&self.inner.uploads)
     }
 
     /// Counts a reader for as long as the returned value lives.
-    pub(super) fn enter_reader(&self) -> EnteredReader {
-        self.inner.readers.fetch_add(1, Ordering::Relaxed);
-        EnteredReader(self.inner.clone())
+    pub(super) fn enter_reader(&self) -> Entered {
+        Entered::among(&self.inner.readers)
     }
 }
 
@@ -105,21 +103,19 @@ fn fitting(bytes: u64) -> usize {
     CLASSES.iter().rposition(|class| class.bytes as u64 >= bytes).unwrap_or(0)
 }
 
-/// One counted upload.
-pub(crate) struct Entered(Arc<Inner>);
+/// One upload or reader that counts.
+pub(crate) struct Entered(Arc<AtomicUsize>);
 
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.0.uploads.fetch_sub(1, Ordering::Relaxed);
+impl Entered {
+    fn among(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
     }
 }
 
-/// One counted reader.
-pub(super) struct EnteredReader(Arc<Inner>);
-
-impl Drop for EnteredReader {
+impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.readers.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

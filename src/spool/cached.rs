@@ -1,11 +1,10 @@
-//! A finished file as a stream of blocks, for whoever sends it over a network.
+//! Files as blocks, for whoever sends them over a network.
 //!
 //! What the page cache has is read at once, by the task that sends it: handing a read to another thread and its bytes back
-//! costs several times the copy. What must come from the disk is read by a thread that may wait. Apart from `reader`,
-//! whose files grow.
+//! costs several times the copy. What must come from the disk is read by a thread that may wait.
 //!
-//! Invariants: no task waits for the disk; a stream has one block on its way at a time, so a thousand slow readers hold a
-//! thousand small blocks; a file that ends before the bytes asked for is an error, never an end.
+//! Invariants: no task waits for the disk; what [`read_blocks`] gives has one block on its way at a time, so a thousand
+//! slow readers hold a thousand small blocks; a file that ends before the bytes asked for is an error, never an end.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -17,7 +16,7 @@ use futures_util::stream::{BoxStream, StreamExt, unfold};
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::block::{Block, BlockPool, EnteredReader};
+use super::block::{Block, BlockPool, Entered};
 
 /// Streams the bytes `start..end` of a finished file in blocks. A block comes when the one before it was dropped: whoever
 /// keeps them all waits for ever.
@@ -28,13 +27,11 @@ pub fn read_blocks(
     blocks: BlockPool,
 ) -> BoxStream<'static, io::Result<Bytes>> {
     let reading = Reading {
-        file: Arc::new(file),
         at: start,
         end,
         _reader: blocks.enter_reader(),
-        blocks,
+        file: BlockReader::new(Arc::new(file), blocks),
         turn: Arc::new(Semaphore::new(1)),
-        asks_cache: true,
     };
     unfold(reading, Reading::next).boxed()
 }
@@ -49,16 +46,57 @@ fn read_cached(file: impl AsFd, buffer: &mut [u8], at: u64) -> Result<usize, Err
     rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], at, ReadWriteFlags::NOWAIT)
 }
 
-struct Reading {
+/// Reads a file block by block.
+pub(super) struct BlockReader {
     file: Arc<File>,
-    at: u64,
-    end: u64,
     blocks: BlockPool,
-    _reader: EnteredReader,
-    /// Of the block that is on its way.
-    turn: Arc<Semaphore>,
     /// Until the file system says that it does not tell.
     asks_cache: bool,
+}
+
+impl BlockReader {
+    pub(super) fn new(file: Arc<File>, blocks: BlockPool) -> Self {
+        Self { file, blocks, asks_cache: true }
+    }
+
+    /// Some bytes from `at` on, none from `end` on.
+    ///
+    /// # Errors
+    /// If the file ends at `at` or before, too.
+    pub(super) async fn read(&mut self, at: u64, end: u64) -> io::Result<Block> {
+        let mut block = self.blocks.take_for_reading(end - at);
+        if self.read_at_once(&mut block, at, end) {
+            return Ok(block);
+        }
+        let file = self.file.clone();
+        let read = tokio::task::spawn_blocking(move || block.read(&file, at, end).map(|()| block));
+        read.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+    }
+
+    /// Whether there was something.
+    fn read_at_once(&mut self, block: &mut Block, at: u64, end: u64) -> bool {
+        if !self.asks_cache {
+            return false;
+        }
+        match block.fill_with(end - at, |buffer| read_cached(&self.file, buffer, at)) {
+            // At the end of a file that is too short, the other way says so.
+            Ok(read) => read > 0,
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(_) => {
+                self.asks_cache = false;
+                false
+            }
+        }
+    }
+}
+
+struct Reading {
+    file: BlockReader,
+    at: u64,
+    end: u64,
+    _reader: Entered,
+    /// Of the block that is on its way.
+    turn: Arc<Semaphore>,
 }
 
 /// A block on its way.
@@ -79,36 +117,10 @@ impl Reading {
             return None;
         }
         let turn = self.turn.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let mut block = self.blocks.take_for_reading(self.end - self.at);
-        let read = match self.read_at_once(&mut block) {
-            true => Ok(block),
-            false => self.read_patiently(block).await,
-        };
+        let read = self.file.read(self.at, self.end).await;
         let read = read.map(|block| Bytes::from_owner(Sent { block, _turn: turn }));
         self.at = read.as_ref().map_or(self.end, |bytes| self.at + bytes.len() as u64);
         Some((read, self))
-    }
-
-    /// Whether there was something.
-    fn read_at_once(&mut self, block: &mut Block) -> bool {
-        if !self.asks_cache {
-            return false;
-        }
-        match block.fill_with(self.end - self.at, |buffer| read_cached(&self.file, buffer, self.at)) {
-            // At the end of a file that is too short, the other way says so.
-            Ok(read) => read > 0,
-            Err(Errno::AGAIN | Errno::INTR) => false,
-            Err(_) => {
-                self.asks_cache = false;
-                false
-            }
-        }
-    }
-
-    async fn read_patiently(&self, mut block: Block) -> io::Result<Block> {
-        let (file, at, end) = (self.file.clone(), self.at, self.end);
-        let read = tokio::task::spawn_blocking(move || block.read(&file, at, end).map(|()| block));
-        read.await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
     }
 }
 

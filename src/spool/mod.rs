@@ -27,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempPath;
 use tokio::sync::{Semaphore, watch};
 
+use cached::BlockReader;
 use past_cache::PastCache;
 
 pub use block::{Block, BlockPool};
@@ -138,7 +139,7 @@ pub(crate) enum End {
 
 /// One spool file, shared by its writer and its followers.
 pub(crate) struct Shared {
-    pub(crate) file: File,
+    pub(crate) file: Arc<File>,
     /// Removes the file when the last holder goes, unless it was taken for the hand-over.
     pub(crate) path: Mutex<Option<TempPath>>,
     /// Bytes and name outlive a power cut.
@@ -147,6 +148,12 @@ pub(crate) struct Shared {
     /// When a follower was last given bytes.
     pub(crate) followed_at: Mutex<Option<Instant>>,
     pub(crate) blocks: BlockPool,
+}
+
+impl Shared {
+    fn reads(&self) -> BlockReader {
+        BlockReader::new(self.file.clone(), self.blocks.clone())
+    }
 }
 
 /// Hash and write jobs at once, however many cores there are: each holds a block.
@@ -230,7 +237,7 @@ impl Spool {
         let progress = watch::Sender::new(Progress { written: 0, end: End::Growing });
         let past_cache = PastCache::new(path.to_path_buf(), self.past_cache.clone());
         let shared = Shared {
-            file,
+            file: Arc::new(file),
             path: Mutex::new(Some(path)),
             safe: AtomicBool::new(false),
             progress,

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 /// What place, length and memory must be multiples of: the largest logical block of common disks, and a page.
 pub(super) const ALIGN: usize = 4 << 10;
 /// Shorter writes gain nothing: each waits for the disk.
-const LEAST_BYTES: usize = 128 << 10;
+pub(super) const LEAST_BYTES: usize = 128 << 10;
 
 /// A second handle of a spool file, for writes past the page cache.
 pub(super) struct PastCache {

@@ -12,6 +12,7 @@ use futures_util::stream::{BoxStream, StreamExt, unfold};
 use tempfile::TempPath;
 use tokio::sync::{Semaphore, watch};
 
+use super::cached::BlockReader;
 use super::{BlockPool, End, Progress, Shared, SpoolError};
 
 /// Flushes at once in the whole program: enough for the disk to do many in one go, without a thread for each upload that
@@ -32,6 +33,7 @@ impl SpoolReader {
     /// A finished file of `size_bytes` that is not the spool's own: it is read, never removed.
     pub fn of_file(file: File, size_bytes: u64, blocks: BlockPool) -> Self {
         let progress = watch::Sender::new(Progress { written: size_bytes, end: End::Complete });
+        let file = Arc::new(file);
         let (path, followed_at, safe) = (Mutex::new(None), Mutex::default(), AtomicBool::new(true));
         Self::new(Arc::new(Shared { file, path, safe, progress, followed_at, blocks }))
     }
@@ -72,6 +74,7 @@ impl SpoolReader {
     pub fn follow(&self) -> Follower {
         let position = Arc::new(AtomicU64::new(0));
         let state = Following {
+            file: self.shared.reads(),
             shared: self.shared.clone(),
             progress: self.shared.progress.subscribe(),
             position: position.clone(),
@@ -81,8 +84,16 @@ impl SpoolReader {
 
     /// The bytes `start..end`, which must have been written, in blocks.
     pub fn part(&self, start: u64, end: u64) -> BoxStream<'static, io::Result<Bytes>> {
-        let shared = self.shared.clone();
-        in_blocks(start, end, move |at| read_block(&shared.file, &shared.blocks, at, end))
+        let file = self.shared.reads();
+        unfold((file, start), move |(mut file, at)| async move {
+            if at >= end {
+                return None;
+            }
+            let read = file.read(at, end).await.map(Bytes::from_owner);
+            let next = read.as_ref().map_or(end, |bytes| at + bytes.len() as u64);
+            Some((read, (file, next)))
+        })
+        .boxed()
     }
 
     /// The file itself.
@@ -178,6 +189,7 @@ impl FollowerWatch {
 }
 
 struct Following {
+    file: BlockReader,
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
     position: Arc<AtomicU64>,
@@ -194,43 +206,11 @@ impl Following {
         if progress.written == at {
             return None;
         }
-        let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            read_block(&shared.file, &shared.blocks, at, progress.written)
-        });
-        let read = read.await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        let read = self.file.read(at, progress.written).await.map(Bytes::from_owner);
         if let Ok(bytes) = &read {
             self.position.store(at + bytes.len() as u64, Ordering::Relaxed);
             *self.shared.followed_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
         }
         Some((read.map_err(SpoolError::from), self))
     }
-}
-
-fn read_block(file: &File, blocks: &BlockPool, at: u64, end: u64) -> io::Result<Bytes> {
-    let mut block = blocks.take_for_reading(end - at);
-    block.read(file, at, end)?;
-    Ok(Bytes::from_owner(block))
-}
-
-/// A stream of what `read` gives from each position on, until `end`.
-fn in_blocks(
-    start: u64,
-    end: u64,
-    read: impl Fn(u64) -> io::Result<Bytes> + Send + Sync + 'static,
-) -> BoxStream<'static, io::Result<Bytes>> {
-    let read = Arc::new(read);
-    unfold(start, move |at| {
-        let read = read.clone();
-        async move {
-            if at >= end {
-                return None;
-            }
-            let read = tokio::task::spawn_blocking(move || read(at)).await;
-            let read = read.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-            let next = read.as_ref().map_or(end, |bytes| at + bytes.len() as u64);
-            Some((read, next))
-        }
-    })
-    .boxed()
 }

@@ -185,7 +185,9 @@ async fn room_that_was_promised_is_not_given_away() {
     let form = RawForm::new().file(&bytes).end();
     let request = upload("slow", &form);
     let mut slow = RawClient::connect(&gateway.url).await;
-    slow.send(&request[..request.len() / 2]).await;
+    // More than half: the last block may stay in memory.
+    let sent = request.len() * 5 / 8;
+    slow.send(&request[..sent]).await;
     eventually("it was let in", async || gateway.services.room.figures().unwrap().promised > 0).await;
 
     // About 40 - 4 (reserve) - 8 (mark) - 16 (promised) are left.
@@ -205,8 +207,8 @@ async fn room_that_was_promised_is_not_given_away() {
     assert!(figure.parse::<f64>().unwrap() > 4e6, "{figure}");
 
     // Another program takes all that was free, and the disk is below its mark: nothing new, but this one goes on.
-    let half_is_here = async || gateway.services.room.figures().unwrap().promised < 10 << 20;
-    eventually("nearly half of it is on the disk", half_is_here).await;
+    let half_is_here = async || gateway.services.room.figures().unwrap().promised < 9 << 20;
+    eventually("half of it is on the disk", half_is_here).await;
     disk.fill(10 << 20);
     eventually("nothing new is let in", async || {
         let form = RawForm::new().file(webm(5000, 3)).end();
@@ -216,7 +218,7 @@ async fn room_that_was_promised_is_not_given_away() {
     let ready = gateway.get_json("/readyz").await;
     let check = ready["checks"].as_array().unwrap().iter().find(|check| check["name"] == "disk").unwrap();
     assert!(ready["status"] != "ready" && check["detail"].as_str().unwrap().contains("bytes)"), "{ready}");
-    slow.send(&request[request.len() / 2..]).await;
+    slow.send(&request[sent..]).await;
     let answer = slow.answer().await;
     assert_eq!(answer.status, 200, "{:?}", answer.json());
     let path = answer.json()["file_path"].as_str().unwrap().to_owned();

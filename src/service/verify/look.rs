@@ -157,6 +157,7 @@ impl Run {
             }
             // The block goes back before anybody waits.
             drop(chunk);
+            tokio::task::yield_now().await;
             if owed >= SHORTEST_PAUSE {
                 tokio::time::sleep(owed).await;
                 owed = Duration::ZERO;

@@ -124,6 +124,7 @@ impl Services {
         let mut bytes = source.follow().bytes;
         while let Some(block) = bytes.next().await {
             sha256.update(&block?);
+            tokio::task::yield_now().await;
         }
         let sha256 = ContentDigest::from_bytes(sha256.finalize().into());
         if sha256.to_string() != note.sha256 {
