@@ -166,6 +166,10 @@ impl Services {
     fn start_fetching(&self, recording: Recording, digest: ContentDigest) {
         let Ok(slot) = self.cache.slots.clone().try_acquire_owned() else { return };
         let Some(fetching) = self.cache.begin(digest) else { return };
+        // Kept while the cloud let this play wait.
+        if self.cache.files.has(digest) {
+            return;
+        }
         let services = self.clone();
         self.tasks.spawn(async move {
             let (_slot, _fetching) = (slot, fetching);

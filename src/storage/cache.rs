@@ -106,6 +106,11 @@ impl CacheDir {
         Self { dir: PathBuf::new(), limit_bytes: 0, index: Mutex::default() }
     }
 
+    /// Whether it is kept, as far as is known without a look.
+    pub fn has(&self, digest: ContentDigest) -> bool {
+        self.index().entries.contains_key(&digest)
+    }
+
     /// Bytes that the files may have together; 0 if nothing is kept.
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes

@@ -1,6 +1,7 @@
 //! Cloud recordings that are played often come from the disk, and nobody can tell but by the cloud's silence.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Response;
 use serde_json::Value;
@@ -175,6 +176,28 @@ async fn many_who_play_at_once_cost_one_fetch_more() {
     futures_util::future::join_all(plays).await;
     eventually("it is cached", async || is_cached(&gateway, &bytes)).await;
     assert!(fetches(&cloud, &path) <= 9, "{} fetches", fetches(&cloud, &path));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_before_it_was_kept_does_not_have_it_fetched_again() {
+    let cloud = FakeSupabase::start().await;
+    let gateway = caching(&cloud, "10MiB").await;
+    let bytes = webm(SIZE, 14);
+    let path = in_cloud(&gateway, &bytes).await;
+    play(&gateway, &path, &bytes).await;
+    cloud.forget_requests();
+    let late = Matcher::any().method("GET").path("/object/authenticated/").times(2);
+    cloud.fault(Fault::Delay(Duration::from_secs(2)), late);
+    let late = async { tokio::join!(play(&gateway, &path, &bytes), play(&gateway, &path, &bytes)) };
+    let taken_in = async {
+        eventually("both were asked for", async || fetches(&cloud, &path) == 2).await;
+        play(&gateway, &path, &bytes).await;
+        eventually("it is cached", async || is_cached(&gateway, &bytes)).await;
+    };
+    tokio::join!(late, taken_in);
+    gateway.settle().await;
+    assert_eq!(fetches(&cloud, &path), 4, "each play but the first, and once for the cache");
     gateway.stop().await;
 }
 
