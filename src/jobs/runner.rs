@@ -92,6 +92,8 @@ async fn run_one(services: &Services, job: &Job, interval: Duration) -> Next {
                 job.kind = kind, job.id = %job.id, job.attempt, reason = setback.reason,
                 pause_ms = pause.as_millis() as u64, "a job is tried again later"
             );
+            // Before it waits, so that nobody hurries it against the cloud's wish.
+            services.put_off.heed(&setback);
             let noted = services.catalog.postpone_job(job, run_at, &setback.reason).await;
             // After that, so that whoever hurries what waits finds this one waiting.
             services.put_off.note(&setback);

@@ -72,12 +72,16 @@ pub struct PutOff {
 }
 
 impl PutOff {
-    /// A job was put off.
-    pub fn note(&self, setback: &Setback) {
+    /// A job is to be put off: from now on nothing is hurried before the time that the cloud asked for.
+    pub fn heed(&self, setback: &Setback) {
         if let Some(at_least) = setback.at_least {
             let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
             *not_before = (*not_before).max(Some(Instant::now() + at_least));
         }
+    }
+
+    /// It was put off: from now on it can be hurried.
+    pub fn note(&self, setback: &Setback) {
         if setback.by_cloud {
             self.by_cloud.store(true, Ordering::Relaxed);
         }
@@ -226,9 +230,9 @@ mod tests {
         assert_eq!(put_off.rest(), Duration::ZERO);
         let asked = |at_least| Setback { reason: String::new(), at_least, by_cloud: false };
         for seconds in [60, 5] {
-            put_off.note(&asked(Some(Duration::from_secs(seconds))));
+            put_off.heed(&asked(Some(Duration::from_secs(seconds))));
         }
-        put_off.note(&asked(None));
+        put_off.heed(&asked(None));
         assert!(put_off.rest() > Duration::from_secs(50) && put_off.rest() <= Duration::from_secs(60));
     }
 }
