@@ -240,13 +240,13 @@ impl Bench {
         for (name, protocol) in [("one, curl", "--http1.1"), ("one, curl, HTTP/2", "--http2-prior-knowledge")]
         {
             let dir = self.fresh()?;
-            let gateway = self.warm_gateway(dir.path(), None)?;
+            let gateway = self.warm_gateway(dir.path(), None, &[])?;
             let wall = self.curl_form(&gateway.url(), "large.webm", "local", &[protocol])?;
             self.samples.add(name, wall);
         }
         for (name, protocol) in [("one, curl, TLS", "--http1.1"), ("one, curl, TLS, HTTP/2", "--http2")] {
             let dir = self.fresh()?;
-            let gateway = self.warm_gateway(dir.path(), None)?;
+            let gateway = self.warm_gateway(dir.path(), None, &[])?;
             let Some((_proxy, url)) = Process::tls_before(&gateway, dir.path())? else {
                 self.missing.insert("TLS by nginx: benches/rivals/install nginx, and openssl".into());
                 continue;
@@ -259,7 +259,7 @@ impl Bench {
 
     fn gateway_one(&mut self, name: &str, framing: Framing) -> anyhow::Result<()> {
         let dir = self.fresh()?;
-        let gateway = self.warm_gateway(dir.path(), None)?;
+        let gateway = self.warm_gateway(dir.path(), None, &[])?;
         let (wall, cpu) = self.timed_upload(&gateway, framing, true)?;
         self.samples.add(name, wall);
         self.samples.add(&format!("{name} cpu"), cpu);
@@ -268,8 +268,13 @@ impl Bench {
     }
 
     /// A gateway that has taken an upload already, to wherever they go.
-    fn warm_gateway(&self, dir: &Path, cloud: Option<&Process>) -> anyhow::Result<Process> {
-        let gateway = Process::gateway(dir, cloud, &[])?;
+    fn warm_gateway(
+        &self,
+        dir: &Path,
+        cloud: Option<&Process>,
+        settings: &[&str],
+    ) -> anyhow::Result<Process> {
+        let gateway = Process::gateway(dir, cloud, settings)?;
         // Whether its cloud can be reached the gateway finds out by itself; how soon is not measured.
         let deadline = Instant::now() + Duration::from_secs(10);
         let wanted = if cloud.is_some() { "supabase" } else { "local" };
@@ -350,17 +355,26 @@ impl Bench {
         const CLIENTS: usize = 64;
         const SIZE: u64 = 64 << 10;
         let each = if self.options.huge == 0 { 8 } else { 32 };
+        for (name, threads, each) in [("small floor 1", 1, CLIENTS * each), ("small floor", CLIENTS, each)] {
+            let dir = self.fresh()?;
+            self.samples.add(name, floor::small_files(&self.data, SIZE, threads, each, dir.path())?);
+        }
+        let rate = |server: &Process| -> anyhow::Result<f64> {
+            let wall = self.at_once(CLIENTS, |n| {
+                let mut connection = Connection::open(server.address)?;
+                let session = format!("bench-{n}");
+                (0..each).try_for_each(|_| connection.upload(&self.data, &session, SIZE, LARGE).map(drop))
+            })?;
+            Ok((CLIENTS * each) as f64 / wall)
+        };
         let dir = self.fresh()?;
-        self.samples.add("small floor", floor::small_files(&self.data, SIZE, CLIENTS, each, dir.path())?);
+        let discarded = rate(&Process::role("discard", dir.path())?)?;
         let dir = self.fresh()?;
-        let gateway = self.warm_gateway(dir.path(), None)?;
+        let gateway = self.warm_gateway(dir.path(), None, &[])?;
         let before = gateway.cpu()?;
-        let wall = self.at_once(CLIENTS, |n| {
-            let mut connection = Connection::open(gateway.address)?;
-            (0..each)
-                .try_for_each(|_| connection.upload(&self.data, &format!("bench-{n}"), SIZE, LARGE).map(drop))
-        })?;
-        self.samples.add("small", (CLIENTS * each) as f64 / wall);
+        let uploaded = rate(&gateway)?;
+        self.samples.add("small discard", discarded);
+        self.samples.add("small", uploaded);
         self.samples.add("small cpu ms each", (gateway.cpu()? - before) * 1e3 / (CLIENTS * each) as f64);
         Ok(())
     }

@@ -227,6 +227,9 @@ impl Drop for Process {
     }
 }
 
+/// What a line to a distant cloud carries in a second: a Gbit.
+const LINE_BYTES: u64 = 125_000_000;
+
 /// Where a gateway started in `dir` keeps its recordings.
 pub fn recordings(dir: &Path) -> PathBuf {
     dir.join("recordings")
@@ -247,6 +250,7 @@ pub fn play(role: &str) -> anyhow::Result<()> {
         "bare-loop" => Ok(floor::serve(listen()?, Path::new("."))?),
         "discard" => floor::serve_discarding(listen()?),
         "cloud" => cloud(None),
+        "cloud-on-a-line" => cloud(Some(Fault::SlowRead(LINE_BYTES))),
         "black-hole" => cloud(Some(Fault::BlackHole)),
         _ => bail!("no such role: {role}"),
     }

@@ -197,10 +197,12 @@ fn middle(connection: &mut Connection, each: usize) -> anyhow::Result<String> {
 
 /// A page by the index that is made for it, with every column that an answer shows.
 async fn one_query(database: &mut AnyConnection) -> anyhow::Result<()> {
+    // A bare `LIMIT $2` would be prepared anew each time it is bound.
     let rows = sqlx::query(
         "SELECT filename, sha256, content_type, original_filename, durability, local_gateway, parked_reason,
              size_bytes, in_supabase, uploaded_at
-         FROM recordings WHERE session_id = $1 ORDER BY uploaded_at DESC, filename DESC LIMIT $2",
+         FROM recordings WHERE session_id = $1 ORDER BY uploaded_at DESC, filename DESC
+         LIMIT CAST($2 AS BIGINT)",
     )
     .bind("long-0")
     .bind(PAGE as i64 + 1)

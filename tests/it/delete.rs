@@ -198,7 +198,7 @@ async fn a_push_that_lands_after_the_deletion_was_confirmed_is_deleted_too() {
     let cloud = FakeSupabase::start().await;
     let gateway = Gateway::with_cloud(&cloud).await;
     // The push is read slowly enough for the deletion to be over first; then the cloud fails to delete once.
-    cloud.fault(Fault::SlowRead(4_000), uploads().times(1));
+    cloud.fault(Fault::SlowRead(2_000), uploads().times(1));
     cloud.fault(Fault::internal_error(), deletions().skip(1).times(1));
     let path = upload_early(&gateway, 5000).await;
     eventually("its sync is under way", async || !seen_uploads(&cloud).is_empty()).await;

@@ -10,12 +10,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::blob::Blob;
 
 /// All request headers together, request line included (recorded: over it the answer is 431).
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 const READ_BYTES: usize = 256 * 1024;
+/// How much later than asked a timer may be without the slow line losing it.
+const LATENESS: Duration = Duration::from_millis(50);
 
 /// A request line with its headers, as sent.
 #[derive(Clone, Debug)]
@@ -62,13 +65,22 @@ pub struct Connection {
     left: Left,
     /// Body bytes of the current request read so far.
     pub body_bytes: u64,
-    /// Bytes per second at which bodies are read; `None` is as fast as they come.
+    /// Bytes per second at which the current request's body is read; `None` is as fast as it comes.
     pub read_rate: Option<u64>,
+    /// When the line has carried what was read so far.
+    carried: Instant,
 }
 
 impl Connection {
     pub fn new(stream: TcpStream) -> Self {
-        Connection { stream, buffer: BytesMut::new(), left: Left::Nothing, body_bytes: 0, read_rate: None }
+        Connection {
+            stream,
+            buffer: BytesMut::new(),
+            left: Left::Nothing,
+            body_bytes: 0,
+            read_rate: None,
+            carried: Instant::now(),
+        }
     }
 
     /// Reads the next request head and answers `Expect: 100-continue`, which the server does before any check.
@@ -107,7 +119,7 @@ impl Connection {
     }
 
     /// The next piece of the body, or `None` at its clean end. An end before that is an error.
-    /// Safe to drop: nothing read is lost.
+    /// Safe to drop; with a `read_rate` a piece may be lost then.
     pub async fn read_body(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             match self.left {
@@ -209,9 +221,13 @@ impl Connection {
         Ok(self.buffer.split_to(size as usize).freeze())
     }
 
-    async fn paced(&self, piece: Bytes) -> Bytes {
+    /// By the clock: timers are late, and the more the smaller the pieces are.
+    async fn paced(&mut self, piece: Bytes) -> Bytes {
         if let Some(rate) = self.read_rate {
-            tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / rate.max(1) as f64)).await;
+            // A line does not carry later what it did not carry now.
+            let begun = self.carried.max(Instant::now() - LATENESS);
+            self.carried = begun + Duration::from_secs_f64(piece.len() as f64 / rate.max(1) as f64);
+            tokio::time::sleep_until(self.carried).await;
         }
         piece
     }
