@@ -108,11 +108,13 @@ async fn a_recording_is_told_of_from_its_first_byte_to_the_cloud_and_its_end() {
     let (_, answer) = gateway.upload("s", webm(5000, 1)).await;
     let filename = answer["filename"].as_str().unwrap();
     let upload = reader.until(is("upload", "kept")).await;
-    assert!(is("upload", "begun")(&upload[0]), "{upload:#?}");
+    let first = upload.iter().find(|heard| heard.name == "upload").unwrap();
+    assert!(is("upload", "begun")(first), "{upload:#?}");
     let kept = &upload.last().unwrap().data;
     assert_eq!((kept["filename"].as_str(), kept["storage_type"].as_str()), (Some(filename), Some("local")));
     let tried = reader.until(is("sync", "waiting")).await;
-    assert!(tried.iter().any(is("sync", "running")), "{tried:#?}");
+    // The first try may well begin before the upload is told of as kept: each tells for itself.
+    assert!(upload.iter().chain(&tried).any(is("sync", "running")), "{upload:#?} {tried:#?}");
     assert!(tried.last().unwrap().data["error"].is_string(), "{tried:#?}");
 
     cloud.restart_on_same_port().await;
@@ -126,7 +128,8 @@ async fn a_recording_is_told_of_from_its_first_byte_to_the_cloud_and_its_end() {
     let path = answer["file_path"].as_str().unwrap();
     gateway.delete(&format!("/recordings/{path}")).await;
     let gone = reader.until(is("deletion", "done")).await;
-    assert!(is("deletion", "pending")(&gone[gone.len() - 2]), "gone from the lists first: {gone:#?}");
+    let first = gone.iter().find(|heard| heard.name == "deletion").unwrap();
+    assert!(is("deletion", "pending")(first), "gone from the lists first: {gone:#?}");
 
     let all = [upload, tried, done, job, gone].concat();
     let number = |heard: &Heard| heard.id.rsplit('-').next().unwrap().parse::<u64>().unwrap();
@@ -142,6 +145,7 @@ async fn an_upload_that_breaks_off_is_told_as_failed_and_its_way_once_a_second()
     let mut reader = Reader::open(&gateway, "?session_id=slow", None).await;
     let (pieces, form) = dripping_form();
     let request = gateway.request("POST", "/recordings/upload/slow").multipart(form).send();
+    let begun = Instant::now();
     let sending = tokio::spawn(request);
     gateway.upload("another", webm(1000, 1)).await;
     let started = Instant::now();
@@ -153,10 +157,11 @@ async fn an_upload_that_breaks_off_is_told_as_failed_and_its_way_once_a_second()
     }
     sending.abort();
     let heard = reader.until(is("upload", "failed")).await;
+    let took = begun.elapsed();
     // Not before: the form would have ended in order.
     drop(pieces);
     let told = heard.iter().filter(|heard| is("upload", "receiving")(heard)).count();
-    assert!((1..=3).contains(&told), "{told} in 2.5 seconds: {heard:#?}");
+    assert!((1..=took.as_secs() as usize).contains(&told), "{told} in {took:?}: {heard:#?}");
     assert!(heard.iter().all(|heard| heard.data["session_id"] == "slow"), "only of its session: {heard:#?}");
     gateway.stop().await;
 }
