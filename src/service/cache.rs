@@ -143,7 +143,7 @@ impl Services {
             metrics::cache_asked("hit");
             let range = range.unwrap_or(0..recording.size_bytes);
             let services = self.clone();
-            let bytes = read_blocks(file, range.start, range.end, self.spool.blocks().clone());
+            let bytes = read_blocks(Arc::new(file), range.start, range.end, self.spool.blocks().clone());
             // A disk that cannot read it must not keep the cloud's copy from the next one who asks.
             let bytes = bytes.inspect_err(move |_| {
                 let cache = services.cache.clone();

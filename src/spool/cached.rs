@@ -18,10 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::block::{Block, BlockPool, Entered};
 
-/// Streams the bytes `start..end` of a finished file in blocks. A block comes when the one before it was dropped: whoever
+/// Streams the bytes `start..end`, which must have been written, in blocks. A block comes when the one before it was dropped: whoever
 /// keeps them all waits for ever.
 pub fn read_blocks(
-    file: File,
+    file: Arc<File>,
     start: u64,
     end: u64,
     blocks: BlockPool,
@@ -30,7 +30,7 @@ pub fn read_blocks(
         at: start,
         end,
         _reader: blocks.enter_reader(),
-        file: BlockReader::new(Arc::new(file), blocks),
+        file: BlockReader::new(file, blocks),
         turn: Arc::new(Semaphore::new(1)),
     };
     unfold(reading, Reading::next).boxed()
@@ -147,7 +147,8 @@ mod tests {
     }
 
     async fn read(file: File, start: u64, end: u64) -> (Vec<u8>, io::Result<()>) {
-        let (mut all, mut stream) = (Vec::new(), read_blocks(file, start, end, BlockPool::default()));
+        let (mut all, mut stream) =
+            (Vec::new(), read_blocks(Arc::new(file), start, end, BlockPool::default()));
         while let Some(block) = stream.next().await {
             match block {
                 Ok(block) => all.extend_from_slice(&block),
@@ -211,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_block_comes_when_the_one_before_it_has_gone() {
-        let mut stream = read_blocks(file_of(&pattern()), 0, SIZE as u64, BlockPool::default());
+        let mut stream = read_blocks(Arc::new(file_of(&pattern())), 0, SIZE as u64, BlockPool::default());
         let first = stream.next().await.unwrap().unwrap();
         assert!(stream.next().now_or_never().is_none(), "two are on their way");
         let rest = first.slice(10..);

@@ -12,7 +12,7 @@ use futures_util::stream::{BoxStream, StreamExt, unfold};
 use tempfile::TempPath;
 use tokio::sync::{Semaphore, watch};
 
-use super::cached::BlockReader;
+use super::cached::{BlockReader, read_blocks};
 use super::{BlockPool, End, Progress, Shared, SpoolError};
 
 /// Flushes at once in the whole program: enough for the disk to do many in one go, without a thread for each upload that
@@ -82,18 +82,9 @@ impl SpoolReader {
         Follower { bytes: unfold(state, Following::next).boxed(), position, reader: self.clone() }
     }
 
-    /// The bytes `start..end`, which must have been written, in blocks.
+    /// The bytes `start..end`, which must have been written: see [`read_blocks`].
     pub fn part(&self, start: u64, end: u64) -> BoxStream<'static, io::Result<Bytes>> {
-        let file = self.shared.reads();
-        unfold((file, start), move |(mut file, at)| async move {
-            if at >= end {
-                return None;
-            }
-            let read = file.read(at, end).await.map(Bytes::from_owner);
-            let next = read.as_ref().map_or(end, |bytes| at + bytes.len() as u64);
-            Some((read, (file, next)))
-        })
-        .boxed()
+        read_blocks(self.shared.file.clone(), start, end, self.shared.blocks.clone())
     }
 
     /// The file itself.

@@ -123,8 +123,12 @@ impl ObjectStore for LocalStore {
         let found = self.open_file("cannot open the file", key).await?;
         Ok(found.map(|(file, object)| {
             let range = range.unwrap_or(0..object.size_bytes);
-            let bytes =
-                read_blocks(file, range.start, range.end.min(object.size_bytes), self.spool.blocks().clone());
+            let bytes = read_blocks(
+                Arc::new(file),
+                range.start,
+                range.end.min(object.size_bytes),
+                self.spool.blocks().clone(),
+            );
             OpenObject { object, bytes }
         }))
     }
