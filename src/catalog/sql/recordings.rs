@@ -23,39 +23,30 @@ use crate::storage::ListScope;
 /// Files that came in past the gateway and of whose bytes nobody was promised anything. An index has just these.
 pub(super) const FOLLOWS: &str = "upload_id = '' AND sha256 IS NULL AND in_supabase = 0";
 
+/// A statement about the name `$1`, `$2`, with the condition that nothing has it, had it or is promised it.
+macro_rules! if_name_is_free {
+    ($statement:literal) => {
+        concat!(
+            $statement,
+            " WHERE NOT EXISTS (SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2)
+                 AND NOT EXISTS (SELECT 1 FROM tombstones WHERE session_id = $1 AND filename = $2)
+                 AND NOT EXISTS (SELECT 1 FROM reservations WHERE session_id = $1 AND filename = $2)"
+        )
+    };
+}
+
+fn every_name_is_taken() -> CatalogError {
+    CatalogError::Corrupt("every name of one second is taken".into())
+}
+
 impl SqlCatalog {
-    async fn is_taken(tx: &mut Tx, session: &SessionId, filename: &Filename) -> Result<bool> {
-        let taken = sql("SELECT 1 FROM recordings WHERE session_id = $1 AND filename = $2
-             UNION ALL SELECT 1 FROM tombstones WHERE session_id = $1 AND filename = $2
-             UNION ALL SELECT 1 FROM reservations WHERE session_id = $1 AND filename = $2 LIMIT 1")
-        .bind(session.as_str())
-        .bind(filename.as_str())
-        .fetch_optional(&mut **tx)
-        .await?;
-        Ok(taken.is_some())
-    }
-
-    async fn free_name(
-        tx: &mut Tx,
-        session: &SessionId,
-        stem: &NameStem,
-        first: u32,
-    ) -> Result<(Filename, u32)> {
-        for n in first.max(1).. {
-            let filename = stem.nth(n);
-            if !Self::is_taken(tx, session, &filename).await? {
-                return Ok((filename, n));
-            }
-        }
-        Err(CatalogError::Corrupt("every name of one second is taken".into()))
-    }
-
-    async fn insert(&self, tx: &mut Tx, recording: &Recording) -> Result<()> {
-        sql(
+    /// Adds a recording, unless its name is taken: then nothing, and `false`.
+    async fn insert(&self, tx: &mut Tx, recording: &Recording) -> Result<bool> {
+        let inserted = sql(if_name_is_free!(
             "INSERT INTO recordings (session_id, filename, size_bytes, sha256, content_type, original_filename,
                  durability, in_supabase, local_gateway, uploaded_at, parked_reason, upload_id, parked_for_now)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-        )
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13"
+        ))
         .bind(recording.key.session.as_str())
         .bind(recording.key.filename.as_str())
         .bind(i64::try_from(recording.size_bytes).unwrap_or(i64::MAX))
@@ -72,7 +63,24 @@ impl SqlCatalog {
         .bind(i64::from(recording.parked_reason.is_some()))
         .execute(&mut **tx)
         .await?;
-        Ok(())
+        Ok(inserted.rows_affected() > 0)
+    }
+
+    /// Adds a recording under the first name of the stem that is free, counted from `first`.
+    async fn insert_named(
+        &self,
+        tx: &mut Tx,
+        recording: &mut Recording,
+        stem: &NameStem,
+        first: u32,
+    ) -> Result<()> {
+        for n in first.max(1)..=u32::MAX {
+            recording.key.filename = stem.nth(n);
+            if self.insert(tx, recording).await? {
+                return Ok(());
+            }
+        }
+        Err(every_name_is_taken())
     }
 
     async fn set_aside(&self, key: &ObjectKey, reason: &str, for_now: bool, by: &Origin) -> Result<()> {
@@ -94,17 +102,35 @@ impl SqlCatalog {
         tx.commit().await
     }
 
-    /// Reserves a name that is free.
+    /// Whether it was deleted between its name and its commit; then what the stores have of it is to go.
+    async fn stays_deleted(&self, tx: &mut Tx, recording: &Recording) -> Result<bool> {
+        let buried =
+            sql("UPDATE tombstones SET pending_supabase = CASE WHEN $3 = 1 THEN 1 ELSE pending_supabase END,
+                 pending_local = CASE WHEN $4 = '' THEN pending_local ELSE 1 END,
+                 local_gateway = CASE WHEN $4 = '' THEN local_gateway ELSE $4 END
+             WHERE session_id = $1 AND filename = $2")
+            .bind(recording.key.session.as_str())
+            .bind(recording.key.filename.as_str())
+            .bind(i64::from(recording.stores.supabase))
+            .bind(self.holder(recording.stores).unwrap_or_default())
+            .execute(&mut **tx)
+            .await?;
+        Ok(buried.rows_affected() > 0)
+    }
+
+    /// Reserves a name, unless it is taken: then nothing, and `false`.
     async fn keep_name(
         &self,
         tx: &mut Tx,
         key: &ObjectKey,
         upload_id: &str,
         request: Option<&RequestKey>,
-    ) -> Result<()> {
-        sql("INSERT INTO reservations
+    ) -> Result<bool> {
+        let kept = sql(if_name_is_free!(
+            "INSERT INTO reservations
                  (session_id, filename, gateway, process, upload_id, scope, request_key, request_mark)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8"
+        ))
         .bind(key.session.as_str())
         .bind(key.filename.as_str())
         .bind(self.gateway.as_str())
@@ -115,7 +141,7 @@ impl SqlCatalog {
         .bind(request.map(|request| request.mark.as_str()))
         .execute(&mut **tx)
         .await?;
-        Ok(())
+        Ok(kept.rows_affected() > 0)
     }
 
     /// Who holds the local copy of a recording that this gateway stores so.
@@ -171,14 +197,18 @@ impl Recordings for SqlCatalog {
         request: Option<&RequestKey>,
     ) -> Result<(Filename, u32)> {
         let mut tx = self.begin_for(session).await?;
-        let (filename, n) = Self::free_name(&mut tx, session, stem, first).await?;
-        let key = ObjectKey::new(session.clone(), filename);
-        self.keep_name(&mut tx, &key, upload_id, request).await?;
-        if let Err(error) = tx.commit().await {
-            self.remember_lost(Lost::Reservation { key, upload_id: upload_id.to_owned() });
-            return Err(error);
+        for n in first.max(1)..=u32::MAX {
+            let key = ObjectKey::new(session.clone(), stem.nth(n));
+            if !self.keep_name(&mut tx, &key, upload_id, request).await? {
+                continue;
+            }
+            if let Err(error) = tx.commit().await {
+                self.remember_lost(Lost::Reservation { key, upload_id: upload_id.to_owned() });
+                return Err(error);
+            }
+            return Ok((key.filename, n));
         }
-        Ok((key.filename, n))
+        Err(every_name_is_taken())
     }
 
     async fn release(&self, key: &ObjectKey) -> Result<()> {
@@ -224,32 +254,25 @@ impl Recordings for SqlCatalog {
     async fn commit(&self, arrival: Arrival<'_>, by: &Origin) -> Result<Recording> {
         let mut recording = arrival.recording.clone();
         let mut tx = self.begin_for(&recording.key.session).await?;
-        match arrival.name_from {
+        let buried = match arrival.name_from {
             Some((stem, first)) => {
-                let (filename, _) = Self::free_name(&mut tx, &recording.key.session, stem, first).await?;
-                recording.key.filename = filename;
+                self.insert_named(&mut tx, &mut recording, stem, first).await?;
+                false
             }
-            None => release(&mut tx, &recording.key).await?,
-        }
+            None => {
+                release(&mut tx, &recording.key).await?;
+                let buried = self.stays_deleted(&mut tx, &recording).await?;
+                if !buried && !self.insert(&mut tx, &recording).await? {
+                    return Err(CatalogError::Corrupt(format!("{} is there already", recording.key)));
+                }
+                buried
+            }
+        };
         let key = &recording.key;
-        let buried =
-            sql("UPDATE tombstones SET pending_supabase = CASE WHEN $3 = 1 THEN 1 ELSE pending_supabase END,
-                 pending_local = CASE WHEN $4 = '' THEN pending_local ELSE 1 END,
-                 local_gateway = CASE WHEN $4 = '' THEN local_gateway ELSE $4 END
-             WHERE session_id = $1 AND filename = $2")
-            .bind(key.session.as_str())
-            .bind(key.filename.as_str())
-            .bind(i64::from(recording.stores.supabase))
-            .bind(self.holder(recording.stores).unwrap_or_default())
-            .execute(&mut *tx)
-            .await?
-            .rows_affected()
-                > 0;
         if buried {
             // Somebody deleted it between the name and the answer: that was the later word.
             jobs::add_deletions(&mut tx, key, recording.stores, &self.gateway).await?;
         } else {
-            self.insert(&mut tx, &recording).await?;
             // One that the cloud will not take has a job too, to be retried when somebody made it fit.
             if arrival.sync || recording.parked_reason.is_some() {
                 jobs::add(&mut tx, "sync", key, Some(&self.gateway), arrival.parent).await?;
@@ -282,6 +305,7 @@ impl Recordings for SqlCatalog {
     async fn retract(&self, key: &ObjectKey, upload_id: &str, request: Option<&RequestKey>) -> Result<()> {
         let mut tx = self.begin_for(&key.session).await?;
         Self::drop_row(&mut tx, key).await?;
+        // If it was deleted meanwhile, its name is taken by that.
         self.keep_name(&mut tx, key, upload_id, request).await?;
         jobs::drop_open(&mut tx, "sync", key).await?;
         if let Some(request) = request {
@@ -317,10 +341,9 @@ impl Recordings for SqlCatalog {
                 // What the bucket held of a session when it was deleted goes with it.
                 let went =
                     recording.stores.supabase && deleted_at.is_some_and(|at| at >= recording.uploaded_at);
-                if went || Self::is_taken(&mut tx, &key.session, &key.filename).await? {
+                if went || !self.insert(&mut tx, recording).await? {
                     continue;
                 }
-                self.insert(&mut tx, recording).await?;
                 if sync && !recording.stores.supabase {
                     jobs::add(&mut tx, "sync", key, Some(&self.gateway), None).await?;
                 }
