@@ -63,6 +63,10 @@ struct Bench {
     options: Options,
     data: Data,
     dir: tempfile::TempDir,
+    /// Directories with many small files, which stay until the end: ext4 without a journal looks past each inode that was
+    /// freed in the last minutes whenever it makes a file (`recently_deleted` in fs/ext4/ialloc.c of Linux), so that whoever
+    /// comes later would pay for it.
+    crowded: Vec<tempfile::TempDir>,
     samples: Samples,
     /// SHA-256 of the large upload.
     digest: String,
@@ -110,7 +114,8 @@ fn main() -> anyhow::Result<()> {
     let place = place.canonicalize()?;
     let dir = tempfile::Builder::new().prefix("uploads-bench-").tempdir_in(&place)?;
     let (data, samples, missing) = (Data::new(), Samples::default(), BTreeSet::new());
-    let mut bench = Bench { options, data, dir, samples, digest: String::new(), missing, growth: Vec::new() };
+    let (digest, crowded, growth) = (String::new(), Vec::new(), Vec::new());
+    let mut bench = Bench { options, data, dir, crowded, samples, digest, missing, growth };
     bench.run()?;
     println!("{}", table::markdown(&bench.samples));
     for growth in &bench.growth {
@@ -358,6 +363,7 @@ impl Bench {
         for (name, threads, each) in [("small floor 1", 1, CLIENTS * each), ("small floor", CLIENTS, each)] {
             let dir = self.fresh()?;
             self.samples.add(name, floor::small_files(&self.data, SIZE, threads, each, dir.path())?);
+            self.crowded.push(dir);
         }
         let rate = |server: &Process| -> anyhow::Result<f64> {
             let wall = self.at_once(CLIENTS, |n| {
@@ -376,6 +382,7 @@ impl Bench {
         self.samples.add("small discard", discarded);
         self.samples.add("small", uploaded);
         self.samples.add("small cpu ms each", (gateway.cpu()? - before) * 1e3 / (CLIENTS * each) as f64);
+        self.crowded.push(dir);
         Ok(())
     }
 

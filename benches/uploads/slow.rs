@@ -108,7 +108,7 @@ impl Bench {
         Ok(())
     }
 
-    fn slow_uploads(&self, pace: &Pace) -> anyhow::Result<Cost> {
+    fn slow_uploads(&mut self, pace: &Pace) -> anyhow::Result<Cost> {
         let dir = self.fresh()?;
         let most = format!("uploads.max_concurrent={}", pace.uploads);
         let settings: &[&str] = if pace.uploads > TAKEN_BY_DEFAULT { &[&most] } else { &[] };
@@ -129,7 +129,10 @@ impl Bench {
             anyhow::Ok((seen, descriptors))
         })?;
         let gib = (u64::from(pace.uploads) * u64::from(pace.pieces) * PIECE) as f64 / (1024 * MIB) as f64;
-        Ok(Cost { seen, peak: gateway.peak_mib()?, descriptors, cpu: (gateway.cpu()? - before) / gib })
+        let cost =
+            Cost { seen, peak: gateway.peak_mib()?, descriptors, cpu: (gateway.cpu()? - before) / gib };
+        self.crowded.push(dir);
+        Ok(cost)
     }
 }
 
