@@ -331,13 +331,14 @@ pub trait Recordings: Send + Sync {
     async fn commit(&self, arrival: Arrival<'_>, by: &Origin) -> Result<Recording, CatalogError>;
 
     /// Takes a commit back that was not answered yet: row, job and answer go. The name is reserved for its upload
-    /// again, since the bucket may have something of it.
+    /// again, since the bucket may have something of it. `false`, and nothing is changed, if the recording was deleted
+    /// meanwhile.
     async fn retract(
         &self,
         key: &ObjectKey,
         upload_id: &str,
         request: Option<&RequestKey>,
-    ) -> Result<(), CatalogError>;
+    ) -> Result<bool, CatalogError>;
 
     /// Remembers recordings found in a store that have neither row nor tombstone, nor went with their session; each
     /// that only the local disk has gets a sync job if `sync`. Returns how many were new.

@@ -102,8 +102,8 @@ impl SqlCatalog {
         tx.commit().await
     }
 
-    /// Whether it was deleted between its name and its commit; then what the stores have of it is to go.
-    async fn stays_deleted(&self, tx: &mut Tx, recording: &Recording) -> Result<bool> {
+    /// If it was deleted between its name and its commit: what the stores have of it is to go too. `false` if it was not.
+    async fn bury_again(&self, tx: &mut Tx, recording: &Recording) -> Result<bool> {
         let buried =
             sql("UPDATE tombstones SET pending_supabase = CASE WHEN $3 = 1 THEN 1 ELSE pending_supabase END,
                  pending_local = CASE WHEN $4 = '' THEN pending_local ELSE 1 END,
@@ -261,7 +261,7 @@ impl Recordings for SqlCatalog {
             }
             None => {
                 release(&mut tx, &recording.key).await?;
-                let buried = self.stays_deleted(&mut tx, &recording).await?;
+                let buried = self.bury_again(&mut tx, &recording).await?;
                 if !buried && !self.insert(&mut tx, &recording).await? {
                     return Err(CatalogError::Corrupt(format!("{} is there already", recording.key)));
                 }
@@ -302,10 +302,11 @@ impl Recordings for SqlCatalog {
         Ok(recording)
     }
 
-    async fn retract(&self, key: &ObjectKey, upload_id: &str, request: Option<&RequestKey>) -> Result<()> {
+    async fn retract(&self, key: &ObjectKey, upload_id: &str, request: Option<&RequestKey>) -> Result<bool> {
         let mut tx = self.begin_for(&key.session).await?;
-        Self::drop_row(&mut tx, key).await?;
-        // If it was deleted meanwhile, its name is taken by that.
+        if Self::drop_row(&mut tx, key).await? == 0 {
+            return Ok(false);
+        }
         self.keep_name(&mut tx, key, upload_id, request).await?;
         jobs::drop_open(&mut tx, "sync", key).await?;
         if let Some(request) = request {
@@ -321,7 +322,8 @@ impl Recordings for SqlCatalog {
         let change =
             Change { detail: Some("the upload could not be kept"), ..Change::of(Action::Denied, key) };
         audit::note(&mut tx, &change, &Origin::gateway("upload")).await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(true)
     }
 
     async fn adopt(&self, recordings: &[Recording], sync: bool, by: &Origin) -> Result<u64> {

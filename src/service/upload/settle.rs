@@ -246,12 +246,19 @@ impl Complete {
                 }
                 Err(error) => {
                     let (id, request) = (&self.meta.upload_id, self.request.as_ref());
-                    if let Err(error) = self.services.catalog.retract(&key, id, request).await {
-                        // Promised after all, perhaps.
-                        self.leave_unsure();
-                        return Err(error.into());
-                    }
+                    let retracted = match self.services.catalog.retract(&key, id, request).await {
+                        Ok(retracted) => retracted,
+                        Err(error) => {
+                            // Promised after all, perhaps.
+                            self.leave_unsure();
+                            return Err(error.into());
+                        }
+                    };
                     self.source.reclaim();
+                    if !retracted {
+                        // Deleted meanwhile, which was the later word: it gets no other name, and its bytes go.
+                        return Ok(receipt);
+                    }
                     // What stands in its place is not known by this name any more.
                     self.services.known_files.forget(&key.session);
                     (self.leftovers.request, self.leftovers.object) = (self.request.take(), object);

@@ -597,7 +597,7 @@ async fn a_name_is_found_on(place: Place) {
     let wanted: Vec<String> = (2..=11).map(|n| stem.nth(n).to_string()).collect();
     assert_eq!(names, wanted, "each its own, none the reserved one");
     let key = ObjectKey::new(s.clone(), stem.nth(5));
-    catalog.retract(&key, "u1", None).await.unwrap();
+    assert!(catalog.retract(&key, "u1", None).await.unwrap());
     assert_eq!(catalog.get(&key).await.unwrap(), None);
     let counts = catalog.counts().await.unwrap();
     assert_eq!((counts.recordings, counts.jobs), (9, 9), "as if it had never been");
@@ -608,6 +608,30 @@ async fn a_name_is_found_on(place: Place) {
     let found = catalog.get_by_upload("u1").await.unwrap().unwrap();
     assert_eq!(found.upload_id, "u1");
     assert_eq!(catalog.get_by_upload("u2").await.unwrap(), None);
+
+    let other = recording(&key, StoreKind::Local);
+    let named = Arrival { recording: &other, name_from: None, ..arrival() };
+    assert!(catalog.commit(named, &by()).await.is_err(), "its name is another recording's");
+    assert_eq!(catalog.counts().await.unwrap().recordings, 10);
+}
+
+story!(what_was_deleted_is_not_taken_back, deleted_before_it_is_taken_back_on);
+
+async fn deleted_before_it_is_taken_back_on(place: Place) {
+    let catalog = place.open().await;
+    let key = ObjectKey::parse("s/a.webm").unwrap();
+    let request = RequestKey::new("one".into(), "k".into());
+    catalog.begin_request(&request).await.unwrap();
+    let draft = recording(&key, StoreKind::Local);
+    keep(&catalog, &draft, true, Some(&request)).await.unwrap();
+    let everywhere = StoreSet { supabase: true, local: true };
+    catalog.delete(std::slice::from_ref(&key), everywhere, &by()).await.unwrap();
+    assert!(!catalog.retract(&key, "u1", Some(&request)).await.unwrap());
+    assert_eq!(catalog.tombstone(&key).await.unwrap().unwrap().pending, everywhere);
+    let names = catalog.names(std::slice::from_ref(&key)).await.unwrap();
+    assert!(names.reserved.is_empty(), "nobody gets its name again");
+    let again = RequestKey::new("one".into(), "k".into());
+    assert!(matches!(catalog.begin_request(&again).await.unwrap(), Begun::Answered(_)), "it was answered");
 }
 
 story!(every_change_is_written_down, every_change_on);
