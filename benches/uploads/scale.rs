@@ -52,6 +52,7 @@ impl Bench {
             let page = times_ms(|| connection.text("/recordings/long-0/list").map(drop))?;
             self.samples.add("page", page.median);
         }
+        self.crowded.push(dir);
         Ok(())
     }
 
@@ -90,6 +91,7 @@ impl Bench {
             }
             growth.add("first page after an upload", "ms", Spread::of(&after).context("no uploads")?);
             growth.add_one("peak memory", "MiB", gateway.peak_mib()?);
+            self.crowded.push(dir);
         }
         self.growth.push(growth);
         Ok(())
@@ -165,6 +167,7 @@ impl Bench {
             self.samples.add("start page", start.elapsed().as_secs_f64() * 1e3);
             ensure!(text.contains(&format!("\"total_count\":{EACH}")), "not everything is there");
         }
+        self.crowded.push(dir);
         Ok(())
     }
 }

@@ -18,8 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::block::{Block, BlockPool, Entered};
 
-/// Streams the bytes `start..end`, which must have been written, in blocks. A block comes when the one before it was dropped: whoever
-/// keeps them all waits for ever.
+/// Streams the bytes `start..end`, which must have been written, in blocks. A block comes when the one before it was
+/// dropped: whoever keeps them all waits for ever.
 pub fn read_blocks(
     file: Arc<File>,
     start: u64,
