@@ -119,7 +119,8 @@ async fn mend(cloud: &FakeSupabase, how: &Break) {
 
 async fn one_case(how: Break, ends: Ends, bytes: Vec<u8>) {
     let cloud = FakeSupabase::start().await;
-    let gateway = Gateway::with_cloud_and(&cloud, if ends == Ends::Cloud { PATIENT } else { &[] }).await;
+    let patience = if matches!(ends, Ends::Cloud | Ends::Parked) { PATIENT } else { &[] };
+    let gateway = Gateway::with_cloud_and(&cloud, patience).await;
     break_it(&cloud, &how).await;
 
     let (status, answer) = gateway.upload("s", bytes.clone()).await;
@@ -244,7 +245,7 @@ async fn faults_that_heal_while_the_client_sends_are_not_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_some_failures_the_cloud_is_left_alone_until_it_is_back() {
     let cloud = FakeSupabase::start().await;
-    let quiet = [("supabase.breaker_pause", "60s"), ("sync.interval", "60s")];
+    let quiet = [PATIENT, &[("supabase.breaker_pause", "60s"), ("sync.interval", "60s")]].concat();
     let gateway = Gateway::with_cloud_and(&cloud, &quiet).await;
     cloud.fault(Fault::internal_error(), uploads());
     let (_, first) = gateway.upload("s", webm(1000, 1)).await;
@@ -335,7 +336,7 @@ async fn a_cloud_that_asks_for_time_is_not_even_asked_how_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_is_tried_once_and_named() {
     let cloud = FakeSupabase::start().await;
-    let gateway = Gateway::with_cloud(&cloud).await;
+    let gateway = Gateway::with_cloud_and(&cloud, &[("supabase.breaker_pause", "5s")]).await;
     cloud.fault(Fault::expired_key(), Matcher::any());
     let (_, answer) = gateway.upload("s", webm(1000, 1)).await;
     assert_eq!(answer["durability"], "local");

@@ -158,14 +158,19 @@ async fn a_client_that_stalls_is_told_so() {
         assert_eq!((answer.status, answer.code().as_str()), (408, "upload_stalled"), "stalled at {at}");
     }
     assert_nothing_left(&gateway, Some(&cloud)).await;
+    gateway.stop().await;
+}
 
-    // Slow is not stalled: together this takes longer than the timeout.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_is_not_stalled() {
+    let gateway = Gateway::start(&[("uploads.idle_timeout", "2s")]).await;
     let body = RawForm::new().file(webm(64, 5)).end();
     let request = upload("slow", &body);
     let mut client = RawClient::connect(&gateway.url).await;
+    // Together longer than the timeout.
     for piece in request.chunks(request.len().div_ceil(10)) {
         client.send(piece).await;
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
     assert_eq!(client.answer().await.status, 200);
     gateway.stop().await;

@@ -240,7 +240,7 @@ async fn without_a_point_the_name_tells_that_it_arrived() {
 async fn a_success_for_less_than_was_sent_is_taken_at_its_word() {
     let bench = Bench::with(FakeSupabase::start().await, 64 * MIB, None);
     let bytes = webm(8_000_000, 1);
-    bench.cloud.fault(Fault::SlowRead(4_000_000), patches().times(1));
+    bench.cloud.fault(Fault::SlowRead(400_000), patches().times(1));
     let asking = async {
         eventually("a piece is being received", async || {
             bench.cloud.open_uploads() == 1 && bench.seen("PATCH").len() == 1
@@ -498,8 +498,10 @@ async fn the_background_keeps_to_its_rate_and_gives_way_to_clients() {
     };
     let (gone, ()) = tokio::join!(put, beside);
     assert!(gone.is_err());
-    let alone = timed(&bench, &stores, 3_000_000).await;
-    assert!(alone < Duration::from_millis(400), "nobody is in the way any more: {alone:?}");
+    eventually("nobody is in the way any more", async || {
+        timed(&bench, &stores, 3_000_000).await < Duration::from_millis(400)
+    })
+    .await;
 }
 
 /// reliability 27: through the whole gateway, a line that breaks every few MiB.

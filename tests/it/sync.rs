@@ -7,7 +7,7 @@ use recording_gateway::catalog::{JobQuery, Work};
 use recording_gateway::domain::{ObjectKey, SessionId};
 use recording_gateway::service::rebuild::Seen;
 
-use crate::support::cloud::{BUCKET, reaches_the_bucket, rows, seen_uploads, uploads};
+use crate::support::cloud::{BUCKET, PATIENT, reaches_the_bucket, rows, seen_uploads, uploads};
 use crate::support::fake_supabase::{FakeSupabase, Fault, Matcher};
 use crate::support::gateway::{Gateway, cloud_settings};
 use crate::support::media::{sha256, webm};
@@ -203,9 +203,9 @@ async fn a_file_that_grew_before_it_is_sent_is_sent_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_changes_while_it_is_sent_is_sent_again() {
     let cloud = FakeSupabase::start().await;
-    let gateway = Gateway::with_cloud(&cloud).await;
+    let gateway = Gateway::with_cloud_and(&cloud, PATIENT).await;
     let whole = webm(300_000, 1);
-    let slow = cloud.fault(Fault::Delay(Duration::from_secs(1)), uploads().times(1));
+    let slow = cloud.fault(Fault::Delay(Duration::from_secs(4)), uploads().times(1));
     let file = dropped(&gateway, &whole[..200_000]).await;
     eventually("the cloud has what there was", async || slow.hits() > 0 && !cloud.keys(BUCKET).is_empty())
         .await;

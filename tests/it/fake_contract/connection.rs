@@ -42,7 +42,7 @@ async fn upload_then_status(
     if write.write_all(&head(cloud, "GET", "/status", "")).await.is_err() {
         return (answer.status, None);
     }
-    let second = timeout(Duration::from_millis(400), receive(&mut read, false, false)).await;
+    let second = timeout(Duration::from_secs(2), receive(&mut read, false, false)).await;
     (answer.status, second.ok().map(|answer| answer.status))
 }
 

@@ -91,7 +91,9 @@ async fn delays_and_hangs() {
         cloud.forget_requests();
         cloud.fault(fault.clone(), on_uploads().times(1));
         let path = format!("/object/{DEFAULT_BUCKET}/hung.webm");
-        let error = ask(&cloud, Method::POST, &path, vec![b'x'; 1000], SHORT).await.expect_err("no answer");
+        let patience = Duration::from_secs(2);
+        let error =
+            ask(&cloud, Method::POST, &path, vec![b'x'; 1000], patience).await.expect_err("no answer");
         assert!(error.is_timeout(), "{error:?}");
         let read = if matches!(fault, Fault::BlackHole) { 0 } else { 1000 };
         assert_eq!(cloud.requests()[0].body_len, read);
