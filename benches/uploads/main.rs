@@ -1,7 +1,8 @@
 //! The gateway beside the limits of the machine it runs on: one run, one table of ratios.
 //!
-//! Every case starts its own servers in an empty directory and removes both, the directory at once or in the end. Cases are interleaved round by round, so
-//! that a slow minute of the machine hits all of them; see `benches/README.md` for what each line means.
+//! Every case starts its own servers in an empty directory and removes both, the directory at once or in the end. Cases
+//! are interleaved round by round, so that a slow minute of the machine hits all of them; see `benches/README.md` for
+//! what each line means.
 
 mod catalogue;
 mod chart;

@@ -423,14 +423,14 @@ impl ResumePoint for JobPoint<'_> {
 }
 
 /// Digests of the local copy, made before it is sent: a file that rotted must not replace anything.
-struct Digests {
-    sha256: ContentDigest,
+pub(super) struct Digests {
+    pub(super) sha256: ContentDigest,
     /// As the file backend of Supabase Storage writes its entity tags.
     md5_etag: Option<String>,
 }
 
 impl Digests {
-    async fn of(source: &crate::spool::SpoolReader, md5: bool) -> Result<Self, ServiceError> {
+    pub(super) async fn of(source: &crate::spool::SpoolReader, md5: bool) -> Result<Self, ServiceError> {
         let (mut sha256, mut md5) = (Sha256::new(), md5.then(Md5::new));
         let mut bytes = source.follow().bytes;
         while let Some(chunk) = bytes.next().await {

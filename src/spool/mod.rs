@@ -27,7 +27,6 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempPath;
 use tokio::sync::{Semaphore, watch};
 
-use cached::BlockReader;
 use past_cache::PastCache;
 
 pub use block::{Block, BlockPool};
@@ -148,12 +147,6 @@ pub(crate) struct Shared {
     /// When a follower was last given bytes.
     pub(crate) followed_at: Mutex<Option<Instant>>,
     pub(crate) blocks: BlockPool,
-}
-
-impl Shared {
-    fn reads(&self) -> BlockReader {
-        BlockReader::new(self.file.clone(), self.blocks.clone())
-    }
 }
 
 /// Hash and write jobs at once, however many cores there are: each holds a block.

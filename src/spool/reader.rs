@@ -74,7 +74,7 @@ impl SpoolReader {
     pub fn follow(&self) -> Follower {
         let position = Arc::new(AtomicU64::new(0));
         let state = Following {
-            file: self.shared.reads(),
+            file: BlockReader::new(self.shared.file.clone(), self.shared.blocks.clone()),
             shared: self.shared.clone(),
             progress: self.shared.progress.subscribe(),
             position: position.clone(),

@@ -307,6 +307,7 @@ impl Recordings for SqlCatalog {
         if Self::drop_row(&mut tx, key).await? == 0 {
             return Ok(false);
         }
+        // The row had the name until now, so nobody else has it.
         self.keep_name(&mut tx, key, upload_id, request).await?;
         jobs::drop_open(&mut tx, "sync", key).await?;
         if let Some(request) = request {

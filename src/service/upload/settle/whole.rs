@@ -8,14 +8,13 @@
 
 use std::sync::LazyLock;
 
-use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tempfile::TempPath;
 
 use super::Complete;
 use crate::catalog::{Begun, RequestKey};
-use crate::domain::{ContentDigest, NameStem, SessionId};
+use crate::domain::{NameStem, SessionId};
+use crate::service::sync::Digests;
 use crate::service::upload::Leftovers;
 use crate::service::{ServiceError, Services};
 use crate::spool::{Leftover, SpoolError, SpoolReader};
@@ -120,13 +119,7 @@ impl Services {
         upload_id: String,
         source: SpoolReader,
     ) -> Result<Option<Complete>, ServiceError> {
-        let mut sha256 = Sha256::new();
-        let mut bytes = source.follow().bytes;
-        while let Some(block) = bytes.next().await {
-            sha256.update(&block?);
-            tokio::task::yield_now().await;
-        }
-        let sha256 = ContentDigest::from_bytes(sha256.finalize().into());
+        let sha256 = Digests::of(&source, false).await?.sha256;
         if sha256.to_string() != note.sha256 {
             return Ok(None);
         }
